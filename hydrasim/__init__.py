@@ -1,0 +1,30 @@
+"""Schedule the training of many large models on few devices: simulate, plan, compare."""
+
+from hydrasim.cluster import Cluster, Device, Link
+from hydrasim.errors import HydraError
+from hydrasim.mechanism import HYDRA_RELEASED, OURS, PAPER, Mechanism
+from hydrasim.plan import Plan
+from hydrasim.profile import Profile
+from hydrasim.simulator import simulate
+from hydrasim.timeline import Timeline
+from hydrasim.workload import Phase, Shard, ShardUnit, TrainingJob, Workload
+
+__all__ = [
+    "HYDRA_RELEASED",
+    "OURS",
+    "PAPER",
+    "Cluster",
+    "Device",
+    "HydraError",
+    "Link",
+    "Mechanism",
+    "Phase",
+    "Plan",
+    "Profile",
+    "Shard",
+    "ShardUnit",
+    "Timeline",
+    "TrainingJob",
+    "Workload",
+    "simulate",
+]

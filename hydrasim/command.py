@@ -1,0 +1,110 @@
+"""The words that orchestrator and backends share: commands go out, events come back."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from hydrasim.dataflow import BlockKey
+from hydrasim.workload import ActivationMode, ShardUnit
+
+HOST = -1  # the `device` of commands that run on the host
+
+
+class Kind(enum.Enum):
+    """What a command does."""
+
+    FETCH = "fetch"  # a job's loader produces the next mini-batch, in host memory
+    LOAD = "load"  # bytes of a block, host to device
+    COMPUTE = "compute"  # one shard unit
+    STORE = "store"  # a block, device to host
+
+    __hash__ = object.__hash__
+
+
+class Lane(enum.Enum):
+    """A first-come-first-served queue of one device, or of one job's loader on the host."""
+
+    H2D = "h2d"
+    COMPUTE = "compute"
+    D2H = "d2h"
+    HOST = "host"
+
+    __hash__ = object.__hash__
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One step on one lane; it starts when its lane is free and every command in `after` is done.
+
+    `after` holds lower numbers only, and a command is issued only once its memory is reserved: with
+    lanes that keep their order these two rules exclude deadlock.
+
+    unit: the unit that the command serves. block, start, nbytes, offset: for a copy, which bytes of
+    which block, and where the *block* lies in the device's arena. places: for a compute, where each
+    block that it touches lies.
+    eligible: for a compute, the first units that the policy could have chosen.
+    """
+
+    number: int
+    kind: Kind
+    device: int
+    lane: Lane
+    unit: ShardUnit
+    after: tuple[int, ...] = ()
+    block: BlockKey | None = None
+    start: int = 0
+    nbytes: int = 0
+    offset: int = 0
+    places: tuple[tuple[BlockKey, int], ...] = ()
+    mode: ActivationMode = "recompute"
+    eligible: tuple[ShardUnit, ...] = ()
+
+    @property
+    def lane_key(self) -> tuple[int | str, Lane]:
+        """Name the queue: a device's lane, or the loader of one job."""
+        return (self.unit.job if self.device == HOST else self.device), self.lane
+
+    def __str__(self) -> str:
+        what = "" if self.block is None else f" {self.block}"
+        return f"{self.kind.value} {self.unit}{what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A command ended; its backend says when it began and ended, in seconds since the run began."""
+
+    command: Command
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A command raised, or its device was lost, and the run cannot go on."""
+
+    command: Command
+    error: Exception
+
+
+Event = Finished | Failed
+
+
+def normal_form(commands: list[Command]) -> dict[str, list[str]]:
+    """Return the commands lane by lane with numbers replaced by lane positions.
+
+    Two backends that follow one plan interleave the lanes differently, so global numbers differ while
+    what each lane does, with which dependencies and at which addresses, must not.
+    """
+    position: dict[int, str] = {}
+    lanes: dict[str, list[str]] = {}
+    for command in commands:
+        owner, lane = command.lane_key
+        name = f"{owner}:{lane.value}"
+        entries = lanes.setdefault(name, [])
+        position[command.number] = f"{name}[{len(entries)}]"
+        after = ",".join(sorted(position[number] for number in command.after))
+        places = ",".join(f"{key}@{offset}" for key, offset in command.places)
+        span = f"{command.start}+{command.nbytes}@{command.offset}"
+        entries.append(f"{command} {span} places={places} after={after}")
+    return lanes

@@ -1,0 +1,88 @@
+"""The unit DAG of one mini-batch: what must precede what, and the makespan bounds that follow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hydrasim.dataflow import BlockKey, aligned, block_bytes
+from hydrasim.workload import Phase, ShardUnit, TrainingJob, Workload
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+    from hydrasim.cluster import Cluster
+    from hydrasim.profile import CostModel
+
+Node = tuple[Phase, int]  # a unit without its job and mini-batch
+
+
+def minibatch_dag(job: TrainingJob) -> nx.DiGraph:
+    """Build the DAG of one mini-batch: F0 .. L(S-1) .. B0 fused, or F0 .. F(S-1) B(S-1) .. B0."""
+    import networkx as nx
+
+    last = len(job.shards) - 1
+    forward = [(Phase.FORWARD, shard) for shard in range(last + (0 if job.fused else 1))]
+    turn = [(Phase.LOSS, last)] if job.fused else [(Phase.BACKWARD, last)]
+    backward = [(Phase.BACKWARD, shard) for shard in range(last - 1, -1, -1)]
+    dag = nx.DiGraph()
+    nx.add_path(dag, forward + turn + backward)
+    return dag
+
+
+class Template:
+    """A mini-batch DAG laid out for fast look-ups; nodes keep one topological order."""
+
+    def __init__(self, dag: nx.DiGraph) -> None:
+        import networkx as nx
+
+        position = {node: index for index, node in enumerate(dag.nodes)}
+        self.nodes: tuple[Node, ...] = tuple(nx.lexicographical_topological_sort(dag, key=position.__getitem__))
+        index = {node: i for i, node in enumerate(self.nodes)}
+        self.index = index
+        self.predecessors = tuple(frozenset(index[p] for p in dag.predecessors(node)) for node in self.nodes)
+        self.successors = tuple(tuple(sorted(index[s] for s in dag.successors(node))) for node in self.nodes)
+        self.sources = tuple(i for i, before in enumerate(self.predecessors) if not before)
+        self.uses = {
+            shard: tuple(i for i, node in enumerate(self.nodes) if node[1] == shard) for _, shard in self.nodes
+        }
+
+
+def critical_path_s(job: TrainingJob, cluster: Cluster, costs: CostModel, dag: nx.DiGraph | None = None) -> float:
+    """Return the seconds of one mini-batch on unlimited copies of each unit's fastest device."""
+    import networkx as nx
+
+    dag = minibatch_dag(job) if dag is None else dag
+    finish: dict[Node, float] = {}
+    for node in nx.topological_sort(dag):
+        unit = ShardUnit(job.name, node[0], node[1], 0)
+        fastest = min(costs.compute_s(unit, index) for index in range(len(cluster.devices)))
+        finish[node] = fastest + max((finish[before] for before in dag.predecessors(node)), default=0.0)
+    return max(finish.values())
+
+
+def lower_bounds(workload: Workload, cluster: Cluster, costs: CostModel, transfers: bool = False) -> dict[str, float]:
+    """Return seconds that no plan can beat, by name of the argument.
+
+    longest_job: a job's units run one after another, each at best on its fastest device; with
+    transfers its first parameters and mini-batch arrive before and its last update leaves after.
+    area: all work spread perfectly over the devices, each unit at its fastest.
+    Every term takes the cheapest legal option, so residency can only approach it.
+    """
+    longest = area = 0.0
+    for job in workload.jobs:
+        length = critical_path_s(job, cluster, costs) * job.num_minibatches
+        longest = max(longest, length + (_ends_s(job, cluster, costs) if transfers else 0.0))
+        area += length
+    return {"longest_job": longest, "area": area / len(cluster.devices)}
+
+
+def _ends_s(job: TrainingJob, cluster: Cluster, costs: CostModel) -> float:
+    """Return the least time before a job's first unit and after its last one."""
+    state = BlockKey("w", job.name, 0, -1)
+    first = block_bytes(job, state) if len(job.shards) == 1 else aligned(job.shards[0].parameter_bytes)
+    devices = range(len(cluster.devices))
+    before = max(
+        min(costs.copy_s(first, index, "h2d") for index in devices) if first else 0.0, costs.fetch_s(job.name)
+    )
+    last = block_bytes(job, state)
+    return before + (min(costs.copy_s(last, index, "d2h") for index in devices) if last else 0.0)

@@ -1,0 +1,62 @@
+"""The switches of the machine under the policy: prefetch, loading zone, eviction, write-back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hydrasim.errors import HydraError
+
+Keep = Literal["all", "none", "released"]
+Effects = Literal["theory", "transfers"]
+EFFECTS: tuple[Effects, ...] = ("theory", "transfers")
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """How data moves, whatever the policy.
+
+    prefetch: choose a device's next unit while one computes, and load it meanwhile (double buffering).
+    loading_zone_fraction: share of the arena kept for prefetched bytes; None lets prefetch use whatever
+        memory the running unit leaves.
+    partial_prefetch: load the part that fits ahead of time and the rest when the unit's turn comes;
+        otherwise a unit that does not fit whole is not prefetched at all.
+    keep: "all" leaves blocks on the device until room is needed; "none" demotes everything after its
+        unit; "released" keeps only shard 0, and only while its job is bound to a device.
+    write_back: "lazy" stores updated state when it is evicted or needed elsewhere, "through" at once;
+        "auto" is lazy for jobs whose whole state fits the device, since for others an eviction would
+        put the store on the critical path of the load that follows it.
+    store_clean: demoting copies unchanged state back too.
+    skip_spill: a boundary tensor stays on the device for a next unit there (it is stored all the same).
+    synchronous_copies: copies occupy the compute lane, as unpinned ones do.
+    cap_devices: use at most as many devices as there are jobs.
+    """
+
+    prefetch: bool = True
+    loading_zone_fraction: float | None = None
+    partial_prefetch: bool = True
+    keep: Keep = "all"
+    write_back: Literal["auto", "lazy", "through"] = "auto"
+    store_clean: bool = False
+    skip_spill: bool = True
+    synchronous_copies: bool = False
+    cap_devices: bool = False
+
+    def __post_init__(self) -> None:
+        zone = self.loading_zone_fraction
+        if zone is not None and not 0 <= zone < 1:
+            raise HydraError(f"loading_zone_fraction is {zone}; it must be at least 0 and below 1.")
+
+
+OURS = Mechanism()
+PAPER = Mechanism(loading_zone_fraction=0.05, keep="none", write_back="through")
+HYDRA_RELEASED = Mechanism(
+    loading_zone_fraction=0.15,
+    partial_prefetch=False,
+    keep="released",
+    write_back="through",
+    store_clean=True,
+    synchronous_copies=True,
+    cap_devices=True,
+)
+MECHANISMS = {"ours": OURS, "paper": PAPER, "hydra-released": HYDRA_RELEASED}

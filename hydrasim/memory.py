@@ -1,0 +1,152 @@
+"""One device's memory: an address-level allocator whose frees take effect in program order.
+
+Like a stream-ordered allocator, the arena hands out a range as soon as the commands that last use it
+have been *issued*: the new owner's commands wait for those (its guards). So where a block lies depends
+only on the order of the units bound to the device, never on timing, and memory cannot be overbooked.
+
+    offset 0                                                      capacity
+    |  w A/0 (live)  |  x A/1 (live)  |  retired, guards {17, 21}  |  free  |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from hydrasim.dataflow import BlockKey
+
+NEVER = -1
+
+
+@dataclass(slots=True)
+class Block:
+    """A live range and what is known of its contents.
+
+    valid_bytes: the leading bytes that hold current data. dirty: host memory lacks these contents.
+    last_use: bind sequence number of the last unit that used it. next_use: position in the device's
+    plan of the next one, when a plan is followed. guards: commands after which the range may be reused.
+    last_store: the newest store that reads it.
+    """
+
+    key: BlockKey
+    offset: int
+    nbytes: int
+    valid_bytes: int = 0
+    dirty: bool = False
+    last_use: int = NEVER
+    next_use: int | None = None
+    last_store: int | None = None
+    guards: set[int] = field(default_factory=set)
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.nbytes
+
+    def keep_value(self) -> int:
+        """Rank for eviction, smallest first: far next use when known, else least recently used."""
+        return self.last_use if self.next_use is None else -self.next_use
+
+
+class Segment(NamedTuple):
+    """Part of a placed range and the commands that must end before it may be written."""
+
+    start: int
+    nbytes: int
+    guards: frozenset[int]
+
+
+class _Retired(NamedTuple):
+    offset: int
+    end: int
+    guards: frozenset[int]
+
+
+class Arena:
+    """Live blocks and retired ranges of one device; offsets are multiples of the alignment."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.blocks: dict[BlockKey, Block] = {}
+        self._retired: list[_Retired] = []
+        self.peak_bytes = 0
+
+    @property
+    def used_bytes(self) -> int:
+        return sum(block.nbytes for block in self.blocks.values())
+
+    def choose(
+        self, nbytes: int, pinned: set[BlockKey], previous: int = NEVER, low: bool = True
+    ) -> tuple[int, list[Block]] | None:
+        """Return the offset whose contents are cheapest to lose, and the blocks to evict there.
+
+        Prefers ranges without live blocks, then those whose dearest block ranks lowest, then those
+        without guards from command `previous` on (the unit before may still run), then the low or the
+        high end: large blocks grow from one side and small ones from the other, so holes stay few.
+        None when pinned blocks leave no room.
+        """
+        live = sorted(self.blocks.values(), key=lambda block: block.offset)
+        offsets = {0, self.capacity - nbytes}
+        for block in live:
+            offsets.update((block.end, block.offset - nbytes))
+        for retired in self._retired:
+            offsets.update((retired.offset, retired.end, retired.offset - nbytes, retired.end - nbytes))
+        best: tuple[tuple[int, int, int, bool, int], int, list[Block]] | None = None
+        for offset in offsets:
+            if offset < 0 or offset + nbytes > self.capacity:
+                continue
+            victims = [block for block in live if block.offset < offset + nbytes and offset < block.end]
+            if any(block.key in pinned for block in victims):
+                continue
+            newest = max((max(r.guards, default=NEVER) for r in self._overlapping(offset, nbytes)), default=NEVER)
+            dearest = max((block.keep_value() for block in victims), default=0)
+            lost = sum(block.nbytes for block in victims)
+            rank = (int(bool(victims)), dearest, lost, newest >= previous > NEVER, offset if low else -offset)
+            if best is None or rank < best[0]:
+                best = (rank, offset, victims)
+        return None if best is None else best[1:]
+
+    def place(self, key: BlockKey, nbytes: int, offset: int) -> list[Segment]:
+        """Put a block where no live block lies; return the guarded segments of its range."""
+        block = Block(key, offset, nbytes)
+        for other in self.blocks.values():
+            assert other.end <= offset or block.end <= other.offset, f"{key} would overlap {other.key}"
+        segments = self._segments(offset, nbytes)
+        kept: list[_Retired] = []
+        for retired in self._retired:
+            if retired.end <= offset or block.end <= retired.offset:
+                kept.append(retired)
+                continue
+            if retired.offset < offset:
+                kept.append(retired._replace(end=offset))
+            if retired.end > block.end:
+                kept.append(retired._replace(offset=block.end))
+        self._retired = kept
+        self.blocks[key] = block
+        self.peak_bytes = max(self.peak_bytes, self.used_bytes)
+        return segments
+
+    def retire(self, block: Block) -> None:
+        """Give the range up; whoever gets it next waits for the block's guards."""
+        del self.blocks[block.key]
+        guards = set(block.guards)
+        if block.last_store is not None:
+            guards.add(block.last_store)
+        self._retired.append(_Retired(block.offset, block.end, frozenset(guards)))
+
+    def _overlapping(self, offset: int, nbytes: int) -> list[_Retired]:
+        return [r for r in self._retired if r.offset < offset + nbytes and offset < r.end]
+
+    def _segments(self, offset: int, nbytes: int) -> list[Segment]:
+        overlapping = self._overlapping(offset, nbytes)
+        cuts = {offset, offset + nbytes}
+        for retired in overlapping:
+            cuts.update(cut for cut in (retired.offset, retired.end) if offset < cut < offset + nbytes)
+        ordered = sorted(cuts)
+        segments: list[Segment] = []
+        for start, end in zip(ordered, ordered[1:], strict=False):
+            guards = frozenset(g for r in overlapping if r.offset < end and start < r.end for g in r.guards)
+            if segments and segments[-1].guards == guards:
+                segments[-1] = segments[-1]._replace(nbytes=end - offset - segments[-1].start)
+            else:
+                segments.append(Segment(start - offset, end - start, guards))
+        return segments

@@ -1,0 +1,293 @@
+"""Events in, commands out: the one place that decides what runs where and what moves.
+
+Pure and single-threaded: no clock, no torch, no simpy. The simulator and the live executor drive the
+same object, so what was simulated is what runs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+from random import Random
+from typing import TYPE_CHECKING
+
+from hydrasim.command import HOST, Command, Event, Failed, Kind, Lane
+from hydrasim.dag import Template, minibatch_dag
+from hydrasim.dataflow import BlockKey
+from hydrasim.errors import PlanError, PolicyError
+from hydrasim.future import Future
+from hydrasim.mechanism import OURS, Effects, Mechanism
+from hydrasim.memory import Block
+from hydrasim.progress import JobProgress
+from hydrasim.residency import Residency
+from hydrasim.view import View
+from hydrasim.workload import Phase, ShardUnit, Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import networkx as nx
+
+    from hydrasim.cluster import Cluster
+    from hydrasim.policies.base import Policy
+    from hydrasim.profile import CostModel
+
+_STORY_LENGTH = 3
+_NUM_ELIGIBLE_KEPT = 8  # alternatives remembered for `explain`
+
+
+class Orchestrator:
+    """The brain of one run.
+
+    progress: each job's progress by name. in_flight: per device, the units issued and not yet done, at
+    most a running and a bound one. beliefs: the costs that the policy sees.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        cluster: Cluster,
+        policy: Policy,
+        beliefs: CostModel,
+        *,
+        mechanism: Mechanism = OURS,
+        effects: Effects = "transfers",
+        seed: int = 0,
+        dags: Mapping[str, nx.DiGraph] | None = None,
+    ) -> None:
+        self.workload, self.cluster, self.policy, self.beliefs = workload, cluster, policy, beliefs
+        self.mechanism, self.effects, self.rng = mechanism, effects, Random(seed)
+        self._transfers = effects != "theory"
+        templates = {job.name: Template((dags or {}).get(job.name) or minibatch_dag(job)) for job in workload.jobs}
+        self.progress = {
+            job.name: JobProgress(order, job, templates[job.name], self._unit_seconds(job.name, templates[job.name]))
+            for order, job in enumerate(workload.jobs)
+        }
+        self._num_devices = len(cluster.devices)
+        if mechanism.cap_devices:
+            self._num_devices = min(self._num_devices, len(workload.jobs))
+        self.in_flight: list[deque[ShardUnit]] = [deque() for _ in cluster.devices]
+        self.plan = policy.plan
+        future = None
+        if self.plan is not None:
+            self.plan.check(workload, len(cluster.devices))
+            future = Future(self.plan, workload, templates)
+        self.residency = Residency(workload, cluster, mechanism, future) if self._transfers else None
+        self.memory_of: dict[ShardUnit, tuple[int, tuple[str, ...]]] = {}
+        self._compute_of: dict[ShardUnit, int] = {}
+        self._plan_position = [0] * len(cluster.devices)
+        self._num_issued = self._num_jobs_done = 0
+        self._next_number = self._num_outstanding = 0
+        self._commands: list[Command] = []
+        self._story: deque[str] = deque(maxlen=_STORY_LENGTH)
+        self._view = View(self)
+
+    @property
+    def finished(self) -> bool:
+        """All jobs are trained and all their state is back in host memory."""
+        return self._num_jobs_done == len(self.progress) and not self._num_outstanding
+
+    def start(self) -> list[Command]:
+        """Return the commands that open the run."""
+        for progress in self.progress.values():
+            self._fetch(progress, 0, set())
+        self._dispatch()
+        return self._take()
+
+    def handle(self, event: Event) -> list[Command]:
+        """Take one event into account and return the commands that follow from it.
+
+        Raises:
+            PolicyError: the policy chose a unit that may not run, or none although nothing runs.
+        """
+        if isinstance(event, Failed):
+            raise event.error
+        command = event.command
+        self._num_outstanding -= 1
+        if command.kind is Kind.COMPUTE:
+            unit = command.unit
+            progress = self.progress[unit.job]
+            progress.finish(unit, event.end_s - event.start_s)
+            self.in_flight[command.device].remove(unit)
+            self._num_jobs_done += progress.finished
+            self._dispatch()
+        return self._take()
+
+    def eligible(self, device: int) -> Sequence[ShardUnit]:
+        """See `View.eligible`."""
+        if self.plan is not None:
+            return self._eligible_in_plan(device)
+        units: list[ShardUnit] = []
+        for running in self.in_flight[device]:
+            units += self.progress[running.job].successors(running)
+        for progress in self.progress.values():
+            units += progress.front()
+        return units
+
+    def missing_bytes(self, unit: ShardUnit, device: int) -> int:
+        return 0 if self.residency is None else self.residency.missing_bytes(unit, device)
+
+    def free_bytes(self, device: int) -> int:
+        if self.residency is None:
+            return self.cluster.devices[device].memory_bytes
+        arena = self.residency.arenas[device]
+        return arena.capacity - arena.used_bytes
+
+    def _eligible_in_plan(self, device: int) -> list[ShardUnit]:
+        """Return the plan's next unit for the device once every unit before it has been issued."""
+        assert self.plan is not None
+        steps = self.plan.devices[device]
+        position = self._plan_position[device]
+        if position == len(steps):
+            return []
+        unit = steps[position].unit
+        return [unit] if unit in self.progress[unit.job].issuable() else []
+
+    def _dispatch(self) -> None:
+        """Serve idle devices, then let busy ones choose ahead, until nothing more can be issued."""
+        ahead = self._transfers and self.mechanism.prefetch
+        again = True
+        while again:
+            again = False
+            for busy in (0, 1) if ahead else (0,):
+                for device in range(self._num_devices):
+                    if len(self.in_flight[device]) == busy and self._serve(device):
+                        again = self.plan is not None  # a unit issued here may free a step elsewhere
+        if not any(self.in_flight) and self._num_jobs_done < len(self.progress):
+            self._complain_of_idling()
+
+    def _serve(self, device: int) -> bool:
+        """Ask the policy for a unit and issue it; tell whether there was one."""
+        eligible = self.eligible(device)
+        if not eligible:
+            return False
+        unit = self.policy.choose(device, self._view)
+        if unit is None:
+            return False
+        if unit not in eligible:
+            raise PolicyError(
+                f"{self.policy.name} chose {unit} for device {device}, where it is not eligible.\n"
+                f"  Choose from view.eligible({device}); it held {', '.join(map(str, islice(eligible, 8)))}.\n"
+                f"  Last commands: {' > '.join(self._story) or 'none'}"
+            )
+        self._bind(unit, device, eligible)
+        return True
+
+    def _bind(self, unit: ShardUnit, device: int, eligible: Sequence[ShardUnit]) -> None:
+        progress = self.progress[unit.job]
+        template = progress.template
+        position = template.index[unit.phase, unit.shard]
+        before = self._predecessors(progress, unit, position)
+        alternatives = tuple(eligible[:_NUM_ELIGIBLE_KEPT])
+        if self.residency is None:
+            compute = self._emit(Kind.COMPUTE, Lane.COMPUTE, device, unit, before, eligible=alternatives)
+        else:
+            self._alternatives = alternatives
+            compute = self.residency.bind(unit, device, before, self._emit_transfer)
+            if self.plan is not None:
+                self._check_memory(unit, device, compute)
+        progress.issue(unit, device, self._num_issued)
+        self._num_issued += 1
+        self._plan_position[device] += 1
+        self.in_flight[device].append(unit)
+        self._compute_of[unit] = compute.number
+        if self._is_last_forward(progress, unit):
+            self._fetch(progress, unit.minibatch + 1, {compute.number})
+
+    def _predecessors(self, progress: JobProgress, unit: ShardUnit, position: int) -> set[int]:
+        """Return the compute commands that the unit follows, by its DAG or from the mini-batch before."""
+        template = progress.template
+        before, minibatch = template.predecessors[position], unit.minibatch
+        if not before and minibatch:
+            before, minibatch = frozenset(range(len(template.nodes))), minibatch - 1
+        found = {self._compute_of[ShardUnit(unit.job, *template.nodes[i], minibatch)] for i in before}
+        if not template.predecessors[position] and minibatch:
+            for node in template.nodes:  # nothing will ask for the mini-batch before the last one
+                self._compute_of.pop(ShardUnit(unit.job, *node, minibatch - 1), None)
+        return found
+
+    def _is_last_forward(self, progress: JobProgress, unit: ShardUnit) -> bool:
+        last = len(progress.job.shards) - 1
+        return unit.shard == last and unit.phase is (Phase.LOSS if progress.job.fused else Phase.FORWARD)
+
+    def _fetch(self, progress: JobProgress, minibatch: int, after: set[int]) -> None:
+        """Have the job's loader produce a mini-batch; the random stream makes it follow a forward."""
+        job = progress.job
+        if self.residency is None or minibatch == job.num_minibatches:
+            return
+        node = progress.template.nodes[progress.template.sources[0]]
+        command = self._emit(Kind.FETCH, Lane.HOST, HOST, ShardUnit(job.name, *node, minibatch), after)
+        for key in (BlockKey("x", job.name, 0, minibatch), BlockKey("y", job.name, len(job.shards) - 1, minibatch)):
+            self.residency.fetched(key, command)
+
+    def _check_memory(self, unit: ShardUnit, device: int, compute: Command) -> None:
+        """Note where the unit's state lies and what made room; hold it against what the plan says."""
+        assert self.plan is not None
+        assert self.residency is not None
+        offset = next((offset for key, offset in compute.places if key.kind == "w"), 0)
+        found = (offset, self.residency.evicted)
+        step = self.plan.devices[device][self._plan_position[device]]
+        if step.offset is not None and (step.offset, step.evict) != found:
+            raise PlanError(
+                f"the plan puts {unit} at offset {step.offset} and evicts {list(step.evict)}; "
+                f"here it comes to {offset} and {list(found[1])}.\n"
+                "  Plan again for this mechanism, or leave offset and evict out of an edited plan."
+            )
+        self.memory_of[unit] = found
+
+    def _emit_transfer(
+        self,
+        kind: Kind,
+        lane: Lane,
+        device: int,
+        unit: ShardUnit,
+        after: set[int],
+        block: Block | None = None,
+        start: int = 0,
+        nbytes: int = 0,
+        places: tuple[tuple[BlockKey, int], ...] = (),
+    ) -> Command:
+        if block is not None:
+            return self._emit(kind, lane, device, unit, after, block.key, start, nbytes, block.offset)
+        eligible = self._alternatives if kind is Kind.COMPUTE else ()
+        return self._emit(kind, lane, device, unit, after, places=places, eligible=eligible)
+
+    def _emit(
+        self,
+        kind: Kind,
+        lane: Lane,
+        device: int,
+        unit: ShardUnit,
+        after: set[int],
+        block: BlockKey | None = None,
+        start: int = 0,
+        nbytes: int = 0,
+        offset: int = 0,
+        places: tuple[tuple[BlockKey, int], ...] = (),
+        eligible: tuple[ShardUnit, ...] = (),
+    ) -> Command:
+        mode = self.progress[unit.job].job.activation_mode
+        command = Command(
+            self._next_number, kind, device, lane, unit, tuple(sorted(after)), block, start, nbytes, offset, places,
+            mode, eligible,
+        )  # fmt: skip
+        self._next_number += 1
+        self._num_outstanding += 1
+        self._commands.append(command)
+        return command
+
+    def _take(self) -> list[Command]:
+        commands, self._commands = self._commands, []
+        self._story.extend(map(str, commands[-_STORY_LENGTH:]))
+        return commands
+
+    def _unit_seconds(self, job: str, template: Template) -> list[float]:
+        return [self.beliefs.compute_s(ShardUnit(job, *node, 0), 0) for node in template.nodes]
+
+    def _complain_of_idling(self) -> None:
+        left = [name for name, progress in self.progress.items() if not progress.finished]
+        raise PolicyError(
+            f"{self.policy.name} chose nothing for any device, nothing runs, and work is left in {', '.join(left)}.\n"
+            f"  Device 0 could run {', '.join(map(str, islice(self.eligible(0), 8))) or 'nothing'}.\n"
+            f"  Last commands: {' > '.join(self._story) or 'none'}"
+        )

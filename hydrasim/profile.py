@@ -1,0 +1,178 @@
+"""Where seconds come from: a workload's stated costs, or a profile measured on a device."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from statistics import median, quantiles
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from hydrasim.errors import ProfileError
+from hydrasim.workload import Phase, ShardUnit, Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hydrasim.cluster import Cluster
+
+Direction = Literal["h2d", "d2h"]
+VERSION = 1
+
+
+class CostModel(Protocol):
+    """Predicts, in seconds, what a command takes when it runs alone; devices are named by index."""
+
+    def compute_s(self, unit: ShardUnit, device: int) -> float: ...
+
+    def copy_s(self, nbytes: int, device: int, direction: Direction) -> float: ...
+
+    def fetch_s(self, job: str) -> float: ...
+
+
+class StatedCosts:
+    """The costs that the workload and cluster state: shard seconds over device speed, link curves."""
+
+    def __init__(self, workload: Workload, cluster: Cluster) -> None:
+        self._devices = cluster.devices
+        self._fetch_s = {job.name: job.fetch_s for job in workload.jobs}
+        self._unit_s = {
+            (job.name, phase, shard): job.unit_s(phase, shard)
+            for job in workload.jobs
+            for shard in range(len(job.shards))
+            for phase in Phase
+        }
+
+    def compute_s(self, unit: ShardUnit, device: int) -> float:
+        return self._unit_s[unit[:3]] / self._devices[device].speed
+
+    def copy_s(self, nbytes: int, device: int, direction: Direction) -> float:
+        link = self._devices[device].h2d if direction == "h2d" else self._devices[device].d2h
+        return link.copy_s(nbytes)
+
+    def fetch_s(self, job: str) -> float:
+        return self._fetch_s[job]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Repeated measurements of one thing: median seconds, interquartile range over it, and how many."""
+
+    median_s: float
+    spread_fraction: float
+    num_samples: int
+
+    @classmethod
+    def of(cls, samples: Iterable[float]) -> Measurement:
+        """Summarise samples, in seconds; at least one is needed."""
+        values = sorted(samples)
+        middle = median(values)
+        low, _, high = quantiles(values, n=4) if len(values) > 1 else (middle,) * 3
+        return cls(middle, (high - low) / middle if middle else 0.0, len(values))
+
+
+@dataclass(frozen=True)
+class KindProfile:
+    """What was measured on one kind of device: units by job, phase and shard; copies by size."""
+
+    units: dict[tuple[str, Phase, int], Measurement] = field(default_factory=dict)
+    copies: dict[Direction, dict[int, Measurement]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Measured costs of a workload, with where and how they were measured.
+
+    kinds: by `Device.kind`. fetches: seconds a job's loader takes a mini-batch. provenance: host,
+    versions, thread count, repeats; free text for people, never read by the simulator.
+    """
+
+    workload: Workload
+    kinds: dict[str, KindProfile]
+    fetches: dict[str, Measurement]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def costs(self, cluster: Cluster) -> MeasuredCosts:
+        """Return the measured costs on that cluster's devices.
+
+        Raises:
+            ProfileError: a kind of device, a unit or a direction was not measured.
+        """
+        return MeasuredCosts(self, cluster)
+
+    @cached_property
+    def digest(self) -> str:
+        """Return a short hash of everything that a simulation can read."""
+        from hydrasim.files import profile_fields
+
+        fields = profile_fields(self) | {"provenance": {}}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+    def write(self, path: Path) -> None:
+        from hydrasim.files import profile_fields, write_text
+
+        write_text(path, json.dumps(profile_fields(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Profile:
+        """Read a profile file.
+
+        Raises:
+            ProfileError: it is not a profile of this version.
+        """
+        from hydrasim.files import read_profile
+
+        return read_profile(path)
+
+
+class MeasuredCosts:
+    """Costs looked up in a profile; copies of unmeasured sizes are interpolated between neighbours."""
+
+    def __init__(self, profile: Profile, cluster: Cluster) -> None:
+        missing = sorted({device.kind for device in cluster.devices} - set(profile.kinds))
+        if missing:
+            raise ProfileError(f"the profile has no device kind {missing[0]!r}; it has {', '.join(profile.kinds)}.")
+        self._kinds = [profile.kinds[device.kind] for device in cluster.devices]
+        self._fetches = profile.fetches
+        self._units = [{key: m.median_s for key, m in kind.units.items()} for kind in self._kinds]
+        self._copies: list[dict[Direction, list[tuple[int, float]]]] = [
+            {direction: sorted((n, m.median_s) for n, m in sizes.items()) for direction, sizes in kind.copies.items()}
+            for kind in self._kinds
+        ]
+        self._copy_s: dict[tuple[int, int, Direction], float] = {}
+
+    def compute_s(self, unit: ShardUnit, device: int) -> float:
+        try:
+            return self._units[device][unit[:3]]
+        except KeyError:
+            raise ProfileError(f"the profile has no time for {unit} on device {device}; profile again.") from None
+
+    def copy_s(self, nbytes: int, device: int, direction: Direction) -> float:
+        key = (nbytes, device, direction)
+        if key not in self._copy_s:
+            points = self._copies[device].get(direction)
+            if not points:
+                raise ProfileError(f"the profile has no {direction} copies on device {device}; profile again.")
+            self._copy_s[key] = _interpolate(points, nbytes)
+        return self._copy_s[key]
+
+    def fetch_s(self, job: str) -> float:
+        if job not in self._fetches:
+            raise ProfileError(f"the profile has no fetch time for job {job!r}; profile again.")
+        return self._fetches[job].median_s
+
+
+def _interpolate(points: list[tuple[int, float]], nbytes: int) -> float:
+    """Return seconds on the line through the neighbouring points; beyond the largest, at its rate."""
+    sizes = [size for size, _ in points]
+    above = bisect_left(sizes, nbytes)
+    if above == len(points):
+        size, seconds = points[-1]
+        return seconds * nbytes / size if size else seconds
+    if sizes[above] == nbytes or above == 0:
+        return points[above][1]
+    (low, low_s), (high, high_s) = points[above - 1], points[above]
+    return low_s + (high_s - low_s) * (nbytes - low) / (high - low)

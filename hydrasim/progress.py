@@ -1,0 +1,126 @@
+"""How far one job is: which units may be issued, and how much training time remains."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hydrasim.dag import Template
+from hydrasim.workload import ShardUnit, TrainingJob
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class JobProgress:
+    """The mutable progress of one job; policies read it, only the orchestrator changes it.
+
+    The cursor stands at one mini-batch: `issued` and `done` hold positions in its template. It moves
+    on when every unit of the mini-batch is issued and the first of the next one is.
+    """
+
+    def __init__(self, order: int, job: TrainingJob, template: Template, unit_s: Sequence[float]) -> None:
+        self.order = order
+        self.job = job
+        self.template = template
+        self.minibatch = 0
+        self.num_done_units = 0
+        self.num_issued_units = 0
+        self.busy_s = 0.0  # measured seconds of the units done
+        self.last_issue = -1  # run-wide sequence number of the newest issue
+        self.devices: dict[int, int] = {}  # device -> units issued there
+        self._issued: set[int] = set()
+        self._done: set[int] = set()
+        self._outstanding: list[ShardUnit] = []
+        self._num_units = job.num_units
+        self._unit_s = unit_s
+        self.minibatch_s = sum(unit_s)
+        self.minibatch_left_s = self.minibatch_s
+        self._ready: list[ShardUnit] | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.num_done_units == self._num_units
+
+    @property
+    def minibatches_done(self) -> int:
+        return self.num_done_units // len(self.template.nodes)
+
+    @property
+    def minibatches_left(self) -> int:
+        """Mini-batches left in the current epoch, the current one included."""
+        return self.job.minibatches - self.minibatch % self.job.minibatches
+
+    @property
+    def epochs_left(self) -> int:
+        """Epochs left, the current one included."""
+        return self.job.epochs - self.minibatch // self.job.minibatches
+
+    @property
+    def remaining_s(self) -> float:
+        """Believed training seconds left: ((e - 1) b + c_e - 1) t + c_m.
+
+        Source: Algorithm 2 of the paper, with e, b, c_e, t and c_m spelt epochs_left,
+        minibatches_per_epoch, minibatches_left, minibatch_s and minibatch_left_s.
+        """
+        whole = (self.epochs_left - 1) * self.job.minibatches + self.minibatches_left - 1
+        return whole * self.minibatch_s + self.minibatch_left_s
+
+    def front(self) -> list[ShardUnit]:
+        """Return the units whose predecessors are all done and that have not been issued."""
+        if self._ready is None:
+            self._ready = self._next_units(self._done, self._outstanding)
+        return self._ready
+
+    def successors(self, running: ShardUnit) -> list[ShardUnit]:
+        """Return the units that become ready at once when `running` ends."""
+        if running.minibatch != self.minibatch:
+            return []
+        position = self.template.index[running.phase, running.shard]
+        others = [unit for unit in self._outstanding if unit != running]
+        ready = self.front()
+        return [unit for unit in self._next_units(self._done | {position}, others) if unit not in ready]
+
+    def issuable(self) -> list[ShardUnit]:
+        """Return the units whose predecessors have all been issued; following a plan needs no more."""
+        return self._next_units(self._issued, [])
+
+    def issue(self, unit: ShardUnit, device: int, sequence: int) -> None:
+        """Count a unit as handed to a device."""
+        if unit.minibatch != self.minibatch:
+            self.minibatch = unit.minibatch
+            self._issued, self._done = set(), set()
+            self.minibatch_left_s = self.minibatch_s
+        position = self.template.index[unit.phase, unit.shard]
+        self._issued.add(position)
+        self._outstanding.append(unit)
+        complete = len(self._issued) == len(self.template.nodes)
+        self.minibatch_left_s = 0.0 if complete else self.minibatch_left_s - self._unit_s[position]
+        self.num_issued_units += 1
+        self.devices[device] = self.devices.get(device, 0) + 1
+        self.last_issue = sequence
+        self._ready = None
+
+    def finish(self, unit: ShardUnit, seconds: float) -> None:
+        """Count a unit as done."""
+        self._outstanding.remove(unit)
+        if unit.minibatch == self.minibatch:
+            self._done.add(self.template.index[unit.phase, unit.shard])
+        self.num_done_units += 1
+        self.busy_s += seconds
+        self._ready = None
+
+    def _next_units(self, satisfied: set[int], outstanding: list[ShardUnit]) -> list[ShardUnit]:
+        """Return unissued units with satisfied predecessors; a mini-batch starts when the last one is over."""
+        template, job = self.template, self.job
+        if len(self._issued) == len(template.nodes):
+            if outstanding or self.minibatch + 1 >= job.num_minibatches:
+                return []
+            return [ShardUnit(job.name, *template.nodes[i], self.minibatch + 1) for i in template.sources]
+        previous_runs = any(unit.minibatch < self.minibatch for unit in outstanding)
+        return [
+            ShardUnit(job.name, *node, self.minibatch)
+            for i, node in enumerate(template.nodes)
+            if i not in self._issued
+            and template.predecessors[i] <= satisfied
+            and (template.predecessors[i] or not previous_runs)
+        ]

@@ -1,0 +1,139 @@
+"""What happened, span by span; simulated and measured runs share this one schema."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydrasim.command import HOST, Finished, Kind
+from hydrasim.errors import TimelineError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A command that happened. Times are seconds since the run began; device -1 is the host."""
+
+    number: int
+    kind: str
+    device: int
+    lane: str
+    unit: str
+    start_s: float
+    end_s: float
+    block: str = ""
+    nbytes: int = 0
+    after: tuple[int, ...] = ()
+    eligible: tuple[str, ...] = ()
+
+    @property
+    def duration_s(self) -> float:
+        return self.end_s - self.start_s
+
+    @property
+    def job(self) -> str:
+        return self.unit.partition("/")[0]
+
+    @classmethod
+    def of(cls, event: Finished) -> Span:
+        command = event.command
+        return cls(
+            command.number,
+            command.kind.value,
+            command.device,
+            command.lane.value,
+            str(command.unit),
+            event.start_s,
+            event.end_s,
+            "" if command.block is None else str(command.block),
+            command.nbytes,
+            command.after,
+            tuple(map(str, command.eligible)),
+        )
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """All spans of a run, in the order in which they ended, and what run it was.
+
+    header: label (simulated, emulated or measured), policy, effects, num_devices, digests.
+    """
+
+    spans: tuple[Span, ...]
+    header: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def makespan_s(self) -> float:
+        return max((span.end_s for span in self.spans), default=0.0)
+
+    @property
+    def num_devices(self) -> int:
+        return int(self.header.get("num_devices", 0)) or 1 + max((span.device for span in self.spans), default=0)
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes copied between host and devices, both directions."""
+        return sum(span.nbytes for span in self.spans if span.device != HOST)
+
+    @cached_property
+    def _compute_s(self) -> dict[int, float]:
+        busy = dict.fromkeys(range(self.num_devices), 0.0)
+        for span in self.spans:
+            if span.kind == Kind.COMPUTE.value:
+                busy[span.device] += span.duration_s
+        return busy
+
+    def utilization(self, device: int | None = None) -> float:
+        """Return the compute-busy share of the makespan, of one device or averaged over all."""
+        if not self.makespan_s:
+            return 0.0
+        if device is None:
+            return sum(self._compute_s.values()) / (self.num_devices * self.makespan_s)
+        return self._compute_s[device] / self.makespan_s
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row a span, columns named as the fields of Span."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(span) for span in self.spans], columns=list(Span.__dataclass_fields__))
+
+    def to_lines(self) -> str:
+        """Return the timeline as JSON lines: the header, then one span a line."""
+        lines = [json.dumps({"version": VERSION, **self.header}, sort_keys=True)]
+        lines += [json.dumps(_compact(span)) for span in self.spans]
+        return "\n".join(lines) + "\n"
+
+    def write(self, path: Path) -> None:
+        path.write_text(self.to_lines())
+
+    @classmethod
+    def read(cls, path: Path) -> Timeline:
+        """Read a JSON-lines timeline.
+
+        Raises:
+            TimelineError: the file is missing, malformed or of another version.
+        """
+        from hydrasim.files import SpanFile, TimelineHeader, parse_line, read_text
+
+        lines = read_text(path, TimelineError).splitlines()
+        if not lines:
+            raise TimelineError(f"{path} is empty; a timeline starts with a header line.")
+        header = parse_line(path, 1, lines[0], TimelineHeader, TimelineError).model_dump()
+        header.pop("version")
+        spans = [
+            Span(**parse_line(path, number, line, SpanFile, TimelineError).model_dump())
+            for number, line in enumerate(lines[1:], 2)
+        ]
+        return cls(tuple(spans), header)
+
+
+def _compact(span: Span) -> dict[str, Any]:
+    """Leave out empty fields: most spans have no block, or no alternatives."""
+    return {key: value for key, value in asdict(span).items() if value or key in ("number", "device", "start_s")}

@@ -1,0 +1,85 @@
+"""What a policy may see: read-only, and only what a live scheduler can know."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from random import Random
+
+    from hydrasim.orchestrator import Orchestrator
+    from hydrasim.workload import ShardUnit, TrainingJob
+
+
+class JobView(Protocol):
+    """A job's progress, in the paper's terms. Seconds are the scheduler's beliefs, not the truth."""
+
+    @property
+    def order(self) -> int: ...
+    @property
+    def job(self) -> TrainingJob: ...
+    @property
+    def finished(self) -> bool: ...
+    @property
+    def epochs_left(self) -> int: ...
+    @property
+    def minibatches_left(self) -> int: ...
+    @property
+    def minibatches_done(self) -> int: ...
+    @property
+    def minibatch_s(self) -> float: ...
+    @property
+    def minibatch_left_s(self) -> float: ...
+    @property
+    def remaining_s(self) -> float: ...
+    @property
+    def busy_s(self) -> float: ...
+    @property
+    def num_issued_units(self) -> int: ...
+    @property
+    def last_issue(self) -> int: ...
+    @property
+    def devices(self) -> Mapping[int, int]: ...
+
+
+class View:
+    """The state of the run at one decision. Times are in seconds, sizes in bytes."""
+
+    def __init__(self, orchestrator: Orchestrator) -> None:
+        self._orchestrator = orchestrator
+        self.jobs: tuple[JobView, ...] = tuple(orchestrator.progress.values())
+        self.num_devices = len(orchestrator.cluster.devices)
+        self.rng: Random = orchestrator.rng
+
+    def eligible(self, device: int) -> Sequence[ShardUnit]:
+        """Return the units that may be chosen for a device now.
+
+        The successors of the unit now running there come first, so that ties go to them as in the
+        released Hydra; then each job's front units, in the order of the jobs.
+        """
+        return self._orchestrator.eligible(device)
+
+    def job(self, name: str) -> JobView:
+        return self._orchestrator.progress[name]
+
+    def running(self, device: int) -> Sequence[ShardUnit]:
+        """Return the units issued to a device and not yet done: the running one, then a bound one."""
+        return tuple(self._orchestrator.in_flight[device])
+
+    def compute_s(self, unit: ShardUnit, device: int) -> float:
+        """Return how long the unit is believed to compute on a device."""
+        return self._orchestrator.beliefs.compute_s(unit, device)
+
+    def missing_bytes(self, unit: ShardUnit, device: int) -> int:
+        """Return the bytes of the unit's state and inputs that are not on the device."""
+        return self._orchestrator.missing_bytes(unit, device)
+
+    def load_s(self, unit: ShardUnit, device: int) -> float:
+        """Return how long loading the missing bytes is believed to take, alone on the link."""
+        missing = self.missing_bytes(unit, device)
+        return self._orchestrator.beliefs.copy_s(missing, device, "h2d") if missing else 0.0
+
+    def free_bytes(self, device: int) -> int:
+        """Return the bytes of a device's arena that hold no live block."""
+        return self._orchestrator.free_bytes(device)

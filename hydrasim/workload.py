@@ -1,0 +1,183 @@
+"""What is to be trained: shard units, shards, jobs and workloads, all immutable."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import math
+import re
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+from hydrasim.errors import WorkloadError
+
+JOB_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_UNIT = re.compile(rf"({JOB_NAME.pattern})/([FLB])(\d+)#(\d+)")
+
+ActivationMode = Literal["recompute", "keep"]
+
+
+class Phase(enum.Enum):
+    """What a unit does with its shard."""
+
+    FORWARD = "F"
+    LOSS = "L"  # the last forward fused with its loss and its backward
+    BACKWARD = "B"
+
+    # Members are singletons; identity hashing is several times faster than hashing the name.
+    __hash__ = object.__hash__
+
+
+class ShardUnit(NamedTuple):
+    """One phase of one shard on one mini-batch; `minibatch` counts over the whole job.
+
+    Source: the paper's shard unit, section 4.4; the text form is `job/F0#17`.
+    """
+
+    job: str
+    phase: Phase
+    shard: int
+    minibatch: int
+
+    def __str__(self) -> str:
+        return f"{self.job}/{self.phase.value}{self.shard}#{self.minibatch}"
+
+    @classmethod
+    def parse(cls, text: str) -> ShardUnit:
+        """Read the text form back.
+
+        Raises:
+            WorkloadError: the text is not of the form `job/F0#17`.
+        """
+        match = _UNIT.fullmatch(text)
+        if match is None:
+            raise WorkloadError(f"{text!r} is not a unit; write it as job/F0#17 with phase F, L or B.")
+        job, phase, shard, minibatch = match.groups()
+        return cls(job, Phase(phase), int(shard), int(minibatch))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A contiguous group of layers: what it costs on a device of speed 1, and what it weighs.
+
+    forward_s: seconds of a forward pass; backward_s: of a backward pass and its update, without
+    recomputation. parameter_bytes and optimizer_bytes: the state that moves between DRAM and
+    device. output_bytes: the boundary activation handed to the next shard (its gradient weighs the
+    same). working_bytes: peak of activations, gradients and temporaries of the shard's costliest unit.
+    """
+
+    forward_s: float
+    backward_s: float
+    parameter_bytes: int = 0
+    optimizer_bytes: int = 0
+    output_bytes: int = 0
+    working_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not math.isfinite(value) or value < 0:
+                raise WorkloadError(f"shard: {name} is {value}; it must be finite and not negative.")
+
+    @property
+    def state_bytes(self) -> int:
+        """What must be on the device to train the shard."""
+        return self.parameter_bytes + self.optimizer_bytes
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One model to train: its shards, how often, and the shape of its unit chain.
+
+    minibatches: per epoch. fused: the last forward, the loss and the last backward are one L unit,
+    2S-1 units a mini-batch; unfused is the paper's text, 2S units. activation_mode: whether a B unit
+    recomputes its forward (from the boundary input) or finds the activations kept.
+    """
+
+    name: str
+    shards: tuple[Shard, ...]
+    minibatches: int
+    epochs: int = 1
+    fused: bool = True
+    activation_mode: ActivationMode = "recompute"
+    input_bytes: int = 0
+    target_bytes: int = 0
+    fetch_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not JOB_NAME.fullmatch(self.name):
+            raise WorkloadError(f"job name {self.name!r}: use letters, digits, dot, dash and underscore.")
+        if not self.shards:
+            raise WorkloadError(f"job {self.name!r} has no shards.")
+        for name in ("minibatches", "epochs"):
+            if getattr(self, name) < 1:
+                raise WorkloadError(f"job {self.name!r}: {name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("input_bytes", "target_bytes", "fetch_s"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < 0:
+                raise WorkloadError(f"job {self.name!r}: {name} is {value}; it must be finite and not negative.")
+
+    @property
+    def num_minibatches(self) -> int:
+        return self.minibatches * self.epochs
+
+    @property
+    def units_per_minibatch(self) -> int:
+        return 2 * len(self.shards) - (1 if self.fused else 0)
+
+    @property
+    def num_units(self) -> int:
+        return self.num_minibatches * self.units_per_minibatch
+
+    def unit_s(self, phase: Phase, shard: int) -> float:
+        """Return the stated seconds of a unit on a device of speed 1, recomputation included."""
+        stated = self.shards[shard]
+        if phase is Phase.FORWARD:
+            return stated.forward_s
+        if phase is Phase.LOSS or self.activation_mode == "recompute":
+            return stated.forward_s + stated.backward_s
+        return stated.backward_s
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The jobs of one run, in the order in which they were submitted."""
+
+    jobs: tuple[TrainingJob, ...]
+
+    def __post_init__(self) -> None:
+        if not self.jobs:
+            raise WorkloadError("the workload has no jobs.")
+        names = [job.name for job in self.jobs]
+        for name in names:
+            if names.count(name) > 1:
+                raise WorkloadError(f"two jobs are named {name!r}; names must differ.")
+
+    @cached_property
+    def by_name(self) -> dict[str, TrainingJob]:
+        return {job.name: job for job in self.jobs}
+
+    def job(self, name: str) -> TrainingJob:
+        """Return the job of that name.
+
+        Raises:
+            WorkloadError: there is none.
+        """
+        if name not in self.by_name:
+            raise WorkloadError(f"no job is named {name!r}; there are {', '.join(self.by_name)}.")
+        return self.by_name[name]
+
+    @property
+    def num_units(self) -> int:
+        return sum(job.num_units for job in self.jobs)
+
+    @property
+    def working_bytes(self) -> int:
+        """Peak memory that a device must keep free for whichever unit runs on it."""
+        return max(shard.working_bytes for job in self.jobs for shard in job.shards)
+
+    @cached_property
+    def digest(self) -> str:
+        """Return a short hash of every field; plans name the workload they were made for by it."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
