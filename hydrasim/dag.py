@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Node = tuple[Phase, int]  # a unit without its job and mini-batch
 
 
-def minibatch_dag(job: TrainingJob) -> nx.DiGraph:
+def minibatch_dag(job: TrainingJob) -> nx.DiGraph[Node]:
     """Build the DAG of one mini-batch: F0 .. L(S-1) .. B0 fused, or F0 .. F(S-1) B(S-1) .. B0."""
     import networkx as nx
 
@@ -24,7 +24,7 @@ def minibatch_dag(job: TrainingJob) -> nx.DiGraph:
     forward = [(Phase.FORWARD, shard) for shard in range(last + (0 if job.fused else 1))]
     turn = [(Phase.LOSS, last)] if job.fused else [(Phase.BACKWARD, last)]
     backward = [(Phase.BACKWARD, shard) for shard in range(last - 1, -1, -1)]
-    dag = nx.DiGraph()
+    dag: nx.DiGraph[Node] = nx.DiGraph()
     nx.add_path(dag, forward + turn + backward)
     return dag
 
@@ -32,7 +32,7 @@ def minibatch_dag(job: TrainingJob) -> nx.DiGraph:
 class Template:
     """A mini-batch DAG laid out for fast look-ups; nodes keep one topological order."""
 
-    def __init__(self, dag: nx.DiGraph) -> None:
+    def __init__(self, dag: nx.DiGraph[Node]) -> None:
         import networkx as nx
 
         position = {node: index for index, node in enumerate(dag.nodes)}
@@ -47,7 +47,7 @@ class Template:
         }
 
 
-def critical_path_s(job: TrainingJob, cluster: Cluster, costs: CostModel, dag: nx.DiGraph | None = None) -> float:
+def critical_path_s(job: TrainingJob, cluster: Cluster, costs: CostModel, dag: nx.DiGraph[Node] | None = None) -> float:
     """Return the seconds of one mini-batch on unlimited copies of each unit's fastest device."""
     import networkx as nx
 
@@ -81,8 +81,6 @@ def _ends_s(job: TrainingJob, cluster: Cluster, costs: CostModel) -> float:
     state = BlockKey("w", job.name, 0, -1)
     first = block_bytes(job, state) if len(job.shards) == 1 else aligned(job.shards[0].parameter_bytes)
     devices = range(len(cluster.devices))
-    before = max(
-        min(costs.copy_s(first, index, "h2d") for index in devices) if first else 0.0, costs.fetch_s(job.name)
-    )
+    before = max(min(costs.copy_s(first, index, "h2d") for index in devices) if first else 0.0, costs.fetch_s(job.name))
     last = block_bytes(job, state)
     return before + (min(costs.copy_s(last, index, "d2h") for index in devices) if last else 0.0)

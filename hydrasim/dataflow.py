@@ -1,8 +1,8 @@
 """What a unit reads, writes and uses up: the blocks that move between host and device memory.
 
-    F0 -x1-> F1 -x2-> L2        x: boundary activations (x0 is the mini-batch)
-     |        |     -g1->       g: gradients of a boundary, by the shard that made it
-    B0 <-g0- B1 <-----          y: targets        w: state (parameters, then optimizer state)
+F0 -x1-> F1 -x2-> L2        x: boundary activations (x0 is the mini-batch)
+ |        |     -g1->       g: gradients of a boundary, by the shard that made it
+B0 <-g0- B1 <-----          y: targets        w: state (parameters, then optimizer state)
 """
 
 from __future__ import annotations

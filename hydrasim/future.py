@@ -46,7 +46,9 @@ class Future:
         """Yield the units after `unit`, in the job's order, that work on the block's shard."""
         template = self._templates[key.job]
         now = template.index[unit.phase, unit.shard]
-        minibatches = range(unit.minibatch, self._jobs[key.job].num_minibatches if key.kind == "w" else unit.minibatch + 1)
+        minibatches = range(
+            unit.minibatch, self._jobs[key.job].num_minibatches if key.kind == "w" else unit.minibatch + 1
+        )
         for minibatch in minibatches:
             for position in template.uses[key.shard]:
                 if minibatch > unit.minibatch or position > now:

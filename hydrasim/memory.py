@@ -79,10 +79,10 @@ class Arena:
     ) -> tuple[int, list[Block]] | None:
         """Return the offset whose contents are cheapest to lose, and the blocks to evict there.
 
-        Prefers ranges without live blocks, then those whose dearest block ranks lowest, then those
-        without guards from command `previous` on (the unit before may still run), then the low or the
-        high end: large blocks grow from one side and small ones from the other, so holes stay few.
-        None when pinned blocks leave no room.
+        Prefers ranges that no command from `previous` on still uses (the unit before may still run, and
+        waiting for it would lose the overlap), then those without live blocks, then those whose dearest
+        block ranks lowest, then the low or the high end: large blocks grow from one side and small ones
+        from the other, so holes stay few. None when pinned blocks leave no room.
         """
         live = sorted(self.blocks.values(), key=lambda block: block.offset)
         offsets = {0, self.capacity - nbytes}
@@ -90,7 +90,7 @@ class Arena:
             offsets.update((block.end, block.offset - nbytes))
         for retired in self._retired:
             offsets.update((retired.offset, retired.end, retired.offset - nbytes, retired.end - nbytes))
-        best: tuple[tuple[int, int, int, bool, int], int, list[Block]] | None = None
+        best: tuple[tuple[bool, bool, int, int, int], int, list[Block]] | None = None
         for offset in offsets:
             if offset < 0 or offset + nbytes > self.capacity:
                 continue
@@ -100,7 +100,8 @@ class Arena:
             newest = max((max(r.guards, default=NEVER) for r in self._overlapping(offset, nbytes)), default=NEVER)
             dearest = max((block.keep_value() for block in victims), default=0)
             lost = sum(block.nbytes for block in victims)
-            rank = (int(bool(victims)), dearest, lost, newest >= previous > NEVER, offset if low else -offset)
+            late = max([newest, *(max(block.guards, default=NEVER) for block in victims)]) >= previous > NEVER
+            rank = (late, bool(victims), dearest, lost, offset if low else -offset)
             if best is None or rank < best[0]:
                 best = (rank, offset, victims)
         return None if best is None else best[1:]

@@ -12,7 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from hydrasim.command import HOST, Command, Event, Failed, Kind, Lane
-from hydrasim.dag import Template, minibatch_dag
+from hydrasim.dag import Node, Template, minibatch_dag
 from hydrasim.dataflow import BlockKey
 from hydrasim.errors import PlanError, PolicyError
 from hydrasim.future import Future
@@ -53,7 +53,7 @@ class Orchestrator:
         mechanism: Mechanism = OURS,
         effects: Effects = "transfers",
         seed: int = 0,
-        dags: Mapping[str, nx.DiGraph] | None = None,
+        dags: Mapping[str, nx.DiGraph[Node]] | None = None,
     ) -> None:
         self.workload, self.cluster, self.policy, self.beliefs = workload, cluster, policy, beliefs
         self.mechanism, self.effects, self.rng = mechanism, effects, Random(seed)

@@ -61,7 +61,8 @@ class Residency:
             (job.name, index)
             for job in workload.jobs
             for index, arena in enumerate(self.arenas)
-            if mechanism.write_back == "lazy" or (mechanism.write_back == "auto" and _state_bytes(job) <= arena.capacity)
+            if mechanism.write_back == "lazy"
+            or (mechanism.write_back == "auto" and _state_bytes(job) <= arena.capacity)
         }
         self._homes: dict[BlockKey, Home] = {}
         self._holders: dict[BlockKey, list[int]] = {}
@@ -131,9 +132,7 @@ class Residency:
                 if other != device:
                     self._retire(self.arenas[other].blocks[flow.state], other)
 
-    def _place_all(
-        self, unit: ShardUnit, device: int, flow: Dataflow, emit: Emit
-    ) -> dict[BlockKey, list[Segment]]:
+    def _place_all(self, unit: ShardUnit, device: int, flow: Dataflow, emit: Emit) -> dict[BlockKey, list[Segment]]:
         """Give every block of the unit an address; return the guarded segments of the new ones."""
         job, arena = self._jobs[unit.job], self.arenas[device]
         sizes = {key: block_bytes(job, key) for key in (*(key for key, _ in flow.reads), *flow.writes)}
@@ -141,7 +140,9 @@ class Residency:
         pinned = set(sizes)
         placed: dict[BlockKey, list[Segment]] = {}
         for key in sorted((key for key in sizes if key not in arena.blocks), key=lambda key: -sizes[key]):
-            choice = arena.choose(sizes[key], pinned, self._last_compute[device], low=key.kind == "w")
+            # Copies on the compute lane never overlap, so waiting for the unit before costs them nothing.
+            previous = NEVER if self._mechanism.synchronous_copies else self._last_compute[device]
+            choice = arena.choose(sizes[key], pinned, previous, low=key.kind == "w")
             if choice is None:
                 return self._pack(unit, device, sizes, emit)
             offset, victims = choice

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from hydrasim.cluster import Cluster
     from hydrasim.command import Event
+    from hydrasim.dag import Node
     from hydrasim.policies.base import Policy
     from hydrasim.timeline import Timeline
     from hydrasim.workload import Workload
@@ -35,7 +36,7 @@ def simulate(
     mechanism: Mechanism = OURS,
     effects: Effects = "transfers",
     seed: int = 0,
-    dags: Mapping[str, nx.DiGraph] | None = None,
+    dags: Mapping[str, nx.DiGraph[Node]] | None = None,
     commands: list[Command] | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Timeline:

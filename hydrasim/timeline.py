@@ -102,7 +102,10 @@ class Timeline:
         """Return one row a span, columns named as the fields of Span."""
         import pandas as pd
 
-        return pd.DataFrame([asdict(span) for span in self.spans], columns=list(Span.__dataclass_fields__))
+        frame: pd.DataFrame = pd.DataFrame(
+            [asdict(span) for span in self.spans], columns=list(Span.__dataclass_fields__)
+        )
+        return frame
 
     def to_lines(self) -> str:
         """Return the timeline as JSON lines: the header, then one span a line."""

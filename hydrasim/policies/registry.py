@@ -59,7 +59,7 @@ def load_policy(location: str) -> Policy:
     try:
         spec.loader.exec_module(module)
         value = getattr(module, name, None)
-        if not _is_policy(value):
+        if value is None or not _is_policy(value):
             there = [key for key, other in vars(module).items() if _is_policy(other) and other is not Policy]
             raise PolicyError(f"{path} has no policy {name!r}; it has {', '.join(there) or 'none'}.")
         made: Policy = value()
@@ -75,6 +75,7 @@ def _is_policy(value: object) -> bool:
 
 
 def _needs_nothing(policy: type[Policy]) -> bool:
-    fields = dataclasses.fields(policy) if dataclasses.is_dataclass(policy) else ()
+    if not dataclasses.is_dataclass(policy):
+        return True
     missing = dataclasses.MISSING
-    return all(field.default is not missing or field.default_factory is not missing for field in fields)
+    return all(f.default is not missing or f.default_factory is not missing for f in dataclasses.fields(policy))
