@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from hydrasim.dataflow import BlockKey
+from hydrasim.dataflow import ALIGNMENT, BlockKey
 
 NEVER = -1
 
@@ -25,7 +25,8 @@ class Block:
     valid_bytes: the leading bytes that hold current data. dirty: host memory lacks these contents.
     last_use: bind sequence number of the last unit that used it. next_use: position in the device's
     plan of the next one, when a plan is followed. guards: commands after which the range may be reused.
-    last_store: the newest store that reads it.
+    last_store: the newest store that reads it. segments: what the range's former owners still do there;
+    bytes that were never written since, such as those behind a loaded prefix, go on waiting for that.
     """
 
     key: BlockKey
@@ -37,6 +38,7 @@ class Block:
     next_use: int | None = None
     last_store: int | None = None
     guards: set[int] = field(default_factory=set)
+    segments: list[Segment] = field(default_factory=list)
 
     @property
     def end(self) -> int:
@@ -46,12 +48,17 @@ class Block:
         """Rank for eviction, smallest first: far next use when known, else least recently used."""
         return self.last_use if self.next_use is None else -self.next_use
 
+    def unwritten(self, need: int) -> list[Segment]:
+        """Return the guarded segments of the bytes that are still missing from the leading `need`."""
+        bounds = [(max(s.start, self.valid_bytes), min(s.end, need), s.guards) for s in self.segments]
+        return [Segment(start, end, guards) for start, end, guards in bounds if start < end]
+
 
 class Segment(NamedTuple):
-    """Part of a placed range and the commands that must end before it may be written."""
+    """Part of a placed range, from the block's start, and the commands that end before it may be written."""
 
     start: int
-    nbytes: int
+    end: int
     guards: frozenset[int]
 
 
@@ -65,7 +72,7 @@ class Arena:
     """Live blocks and retired ranges of one device; offsets are multiples of the alignment."""
 
     def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+        self.capacity = capacity // ALIGNMENT * ALIGNMENT
         self.blocks: dict[BlockKey, Block] = {}
         self._retired: list[_Retired] = []
         self.peak_bytes = 0
@@ -106,12 +113,11 @@ class Arena:
                 best = (rank, offset, victims)
         return None if best is None else best[1:]
 
-    def place(self, key: BlockKey, nbytes: int, offset: int) -> list[Segment]:
-        """Put a block where no live block lies; return the guarded segments of its range."""
-        block = Block(key, offset, nbytes)
+    def place(self, key: BlockKey, nbytes: int, offset: int) -> Block:
+        """Put a block where no live block lies."""
+        block = Block(key, offset, nbytes, segments=self._segments(offset, nbytes))
         for other in self.blocks.values():
             assert other.end <= offset or block.end <= other.offset, f"{key} would overlap {other.key}"
-        segments = self._segments(offset, nbytes)
         kept: list[_Retired] = []
         for retired in self._retired:
             if retired.end <= offset or block.end <= retired.offset:
@@ -124,12 +130,12 @@ class Arena:
         self._retired = kept
         self.blocks[key] = block
         self.peak_bytes = max(self.peak_bytes, self.used_bytes)
-        return segments
+        return block
 
     def retire(self, block: Block) -> None:
         """Give the range up; whoever gets it next waits for the block's guards."""
         del self.blocks[block.key]
-        guards = set(block.guards)
+        guards = block.guards.union(*(segment.guards for segment in block.unwritten(block.nbytes)))
         if block.last_store is not None:
             guards.add(block.last_store)
         self._retired.append(_Retired(block.offset, block.end, frozenset(guards)))
@@ -147,7 +153,7 @@ class Arena:
         for start, end in zip(ordered, ordered[1:], strict=False):
             guards = frozenset(g for r in overlapping if r.offset < end and start < r.end for g in r.guards)
             if segments and segments[-1].guards == guards:
-                segments[-1] = segments[-1]._replace(nbytes=end - offset - segments[-1].start)
+                segments[-1] = segments[-1]._replace(end=end - offset)
             else:
-                segments.append(Segment(start - offset, end - start, guards))
+                segments.append(Segment(start - offset, end - offset, guards))
         return segments

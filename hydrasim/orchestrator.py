@@ -6,6 +6,7 @@ same object, so what was simulated is what runs.
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
 from itertools import islice
 from random import Random
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from hydrasim.command import HOST, Command, Event, Failed, Kind, Lane
 from hydrasim.dag import Node, Template, minibatch_dag
 from hydrasim.dataflow import BlockKey
-from hydrasim.errors import PlanError, PolicyError
+from hydrasim.errors import HydraError, PlanError, PolicyError
 from hydrasim.future import Future
 from hydrasim.mechanism import OURS, Effects, Mechanism
 from hydrasim.memory import Block
@@ -75,6 +76,7 @@ class Orchestrator:
         self.residency = Residency(workload, cluster, mechanism, future) if self._transfers else None
         self.memory_of: dict[ShardUnit, tuple[int, tuple[str, ...]]] = {}
         self._compute_of: dict[ShardUnit, int] = {}
+        self._fetch_of: dict[str, int] = {}  # job -> its newest fetch
         self._plan_position = [0] * len(cluster.devices)
         self._num_issued = self._num_jobs_done = 0
         self._next_number = self._num_outstanding = 0
@@ -161,7 +163,7 @@ class Orchestrator:
         eligible = self.eligible(device)
         if not eligible:
             return False
-        unit = self.policy.choose(device, self._view)
+        unit = self._choose(device)
         if unit is None:
             return False
         if unit not in eligible:
@@ -172,6 +174,18 @@ class Orchestrator:
             )
         self._bind(unit, device, eligible)
         return True
+
+    def _choose(self, device: int) -> ShardUnit | None:
+        try:
+            return self.policy.choose(device, self._view)
+        except HydraError:
+            raise
+        except Exception as reason:  # a user's policy may raise anything
+            where = traceback.extract_tb(reason.__traceback__)[-1]
+            raise PolicyError(
+                f"{self.policy.name} failed to choose for device {device}: {type(reason).__name__}: {reason}\n"
+                f"  At {where.filename}:{where.lineno}.\n  Last commands: {' > '.join(self._story) or 'none'}"
+            ) from reason
 
     def _bind(self, unit: ShardUnit, device: int, eligible: Sequence[ShardUnit]) -> None:
         progress = self.progress[unit.job]
@@ -195,12 +209,17 @@ class Orchestrator:
             self._fetch(progress, unit.minibatch + 1, {compute.number})
 
     def _predecessors(self, progress: JobProgress, unit: ShardUnit, position: int) -> set[int]:
-        """Return the compute commands that the unit follows, by its DAG or from the mini-batch before."""
+        """Return the commands that the unit follows, by its DAG or from the mini-batch before, and its fetch.
+
+        A mini-batch without bytes is fetched all the same: the loader hands the random stream on.
+        """
         template = progress.template
         before, minibatch = template.predecessors[position], unit.minibatch
         if not before and minibatch:
             before, minibatch = frozenset(range(len(template.nodes))), minibatch - 1
         found = {self._compute_of[ShardUnit(unit.job, *template.nodes[i], minibatch)] for i in before}
+        if not template.predecessors[position] and unit.job in self._fetch_of:
+            found.add(self._fetch_of[unit.job])
         if not template.predecessors[position] and minibatch:
             for node in template.nodes:  # nothing will ask for the mini-batch before the last one
                 self._compute_of.pop(ShardUnit(unit.job, *node, minibatch - 1), None)
@@ -217,6 +236,7 @@ class Orchestrator:
             return
         node = progress.template.nodes[progress.template.sources[0]]
         command = self._emit(Kind.FETCH, Lane.HOST, HOST, ShardUnit(job.name, *node, minibatch), after)
+        self._fetch_of[job.name] = command.number
         for key in (BlockKey("x", job.name, 0, minibatch), BlockKey("y", job.name, len(job.shards) - 1, minibatch)):
             self.residency.fetched(key, command)
 

@@ -98,7 +98,9 @@ class Plan:
         return json.dumps(header)[:-1] + f',\n "devices": [\n{devices}\n ]}}\n'
 
     def write(self, path: Path) -> None:
-        path.write_text(self.to_json())
+        from hydrasim.files import write_text
+
+        write_text(path, self.to_json())
 
     @classmethod
     def read(cls, path: Path) -> Plan:

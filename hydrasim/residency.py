@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from hydrasim.command import Command, Kind, Lane
-from hydrasim.dataflow import BlockKey, Dataflow, aligned, block_bytes, dataflow, unit_bytes
+from hydrasim.dataflow import ALIGNMENT, BlockKey, Dataflow, aligned, block_bytes, dataflow, unit_bytes
 from hydrasim.errors import ShardTooLarge
-from hydrasim.memory import NEVER, Arena, Block, Segment
+from hydrasim.memory import NEVER, Arena, Block
 from hydrasim.workload import Phase, ShardUnit, TrainingJob, Workload
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ class Residency:
         working = aligned(workload.working_bytes)
         self.arenas = [Arena(max(0, device.memory_bytes - working)) for device in cluster.devices]
         zone = mechanism.loading_zone_fraction
-        self._zones = [None if zone is None else int(arena.capacity * zone) for arena in self.arenas]
+        self._zones = [
+            None if zone is None else int(arena.capacity * zone) // ALIGNMENT * ALIGNMENT for arena in self.arenas
+        ]
         self._lazy = {
             (job.name, index)
             for job in workload.jobs
@@ -70,7 +72,7 @@ class Residency:
         self._last_compute: list[int] = [NEVER] * len(self.arenas)
         self.evicted: tuple[str, ...] = ()
         for index in range(len(self.arenas)):
-            self._check_fits(workload, index, working)
+            self._check_fits(workload, index, cluster.devices[index].memory_bytes)
 
     def fetched(self, key: BlockKey, command: Command) -> None:
         """Note which command brings a mini-batch into host memory."""
@@ -87,15 +89,15 @@ class Residency:
         self.evicted = ()
         self._demote(unit, device, flow, emit)
         self._settle_elsewhere(unit, device, flow, emit)
-        placed = self._place_all(unit, device, flow, emit)
-        loads = self._load_all(unit, device, flow, placed, emit)
-        compute = self._compute(unit, device, flow, placed, predecessors | loads, emit)
+        self._place_all(unit, device, flow, emit)
+        loads = self._load_all(unit, device, flow, emit)
+        compute = self._compute(unit, device, flow, predecessors | loads, emit)
         self._store_outputs(unit, device, flow, compute, emit)
         self._bound[device] += 1
         self._last_compute[device] = compute.number
         return compute
 
-    def _check_fits(self, workload: Workload, index: int, working: int) -> None:
+    def _check_fits(self, workload: Workload, index: int, memory_bytes: int) -> None:
         capacity = self.arenas[index].capacity - (self._zones[index] or 0)
         for job in workload.jobs:
             for shard in range(len(job.shards)):
@@ -105,8 +107,8 @@ class Residency:
                 if need > capacity:
                     raise ShardTooLarge(
                         f"shard {shard} of {job.name!r} needs {need:,} bytes for state, inputs and outputs; "
-                        f"device {index} has {capacity:,} left of {self.arenas[index].capacity + working:,} "
-                        f"(activation peak {working:,}, loading zone {self._zones[index] or 0:,}).\n"
+                        f"device {index} has {capacity:,} left of {memory_bytes:,} "
+                        f"(activation peak {workload.working_bytes:,}, loading zone {self._zones[index] or 0:,}).\n"
                         "  Cut the model into more shards, lower loading_zone_fraction, or give more memory."
                     )
 
@@ -132,44 +134,38 @@ class Residency:
                 if other != device:
                     self._retire(self.arenas[other].blocks[flow.state], other)
 
-    def _place_all(self, unit: ShardUnit, device: int, flow: Dataflow, emit: Emit) -> dict[BlockKey, list[Segment]]:
-        """Give every block of the unit an address; return the guarded segments of the new ones."""
+    def _place_all(self, unit: ShardUnit, device: int, flow: Dataflow, emit: Emit) -> None:
+        """Give every block of the unit an address."""
         job, arena = self._jobs[unit.job], self.arenas[device]
         sizes = {key: block_bytes(job, key) for key in (*(key for key, _ in flow.reads), *flow.writes)}
         sizes = {key: nbytes for key, nbytes in sizes.items() if nbytes}
         pinned = set(sizes)
-        placed: dict[BlockKey, list[Segment]] = {}
         for key in sorted((key for key in sizes if key not in arena.blocks), key=lambda key: -sizes[key]):
             # Copies on the compute lane never overlap, so waiting for the unit before costs them nothing.
             previous = NEVER if self._mechanism.synchronous_copies else self._last_compute[device]
             choice = arena.choose(sizes[key], pinned, previous, low=key.kind == "w")
             if choice is None:
-                return self._pack(unit, device, sizes, emit)
+                self._pack(unit, device, sizes, emit)
+                return
             offset, victims = choice
             for victim in victims:
                 self._evict(victim, unit, device, emit)
-            placed[key] = self._put(key, sizes[key], offset, device)
-        return placed
+            self._put(key, sizes[key], offset, device)
 
-    def _pack(
-        self, unit: ShardUnit, device: int, sizes: dict[BlockKey, int], emit: Emit
-    ) -> dict[BlockKey, list[Segment]]:
+    def _pack(self, unit: ShardUnit, device: int, sizes: dict[BlockKey, int], emit: Emit) -> None:
         """Start over from an empty arena: fragments of the unit's own blocks left no room."""
         for block in list(self.arenas[device].blocks.values()):
             self._evict(block, unit, device, emit)
-        placed, offset = {}, 0
+        offset = 0
         for key, nbytes in sizes.items():
-            placed[key] = self._put(key, nbytes, offset, device)
+            self._put(key, nbytes, offset, device)
             offset += nbytes
-        return placed
 
-    def _put(self, key: BlockKey, nbytes: int, offset: int, device: int) -> list[Segment]:
+    def _put(self, key: BlockKey, nbytes: int, offset: int, device: int) -> None:
         self._holders.setdefault(key, []).append(device)
-        return self.arenas[device].place(key, nbytes, offset)
+        self.arenas[device].place(key, nbytes, offset)
 
-    def _load_all(
-        self, unit: ShardUnit, device: int, flow: Dataflow, placed: dict[BlockKey, list[Segment]], emit: Emit
-    ) -> set[int]:
+    def _load_all(self, unit: ShardUnit, device: int, flow: Dataflow, emit: Emit) -> set[int]:
         """Load what is missing: at once where memory is free, the rest when the previous unit is over."""
         arena, previous = self.arenas[device], self._last_compute[device]
         ahead = self._zones[device]
@@ -182,7 +178,7 @@ class Residency:
             if block is None or block.valid_bytes >= need:
                 continue
             ready = self._homes[key].ready
-            for start, end, guards in self._slices(block, need, placed.get(key, []), previous):
+            for start, end, guards in self._slices(block, need, previous):
                 for low, high in _cut(start, end, ahead):
                     after = set(guards)
                     if ahead is not None:
@@ -198,38 +194,24 @@ class Residency:
             block.valid_bytes = need
         return loads
 
-    def _slices(
-        self, block: Block, need: int, segments: list[Segment], previous: int
-    ) -> list[tuple[int, int, frozenset[int]]]:
+    def _slices(self, block: Block, need: int, previous: int) -> list[tuple[int, int, frozenset[int]]]:
         """Split the missing bytes into runs that may be written early and runs that wait for the previous unit."""
-        if not segments:
-            return [(block.valid_bytes, need, frozenset())]
+        segments = block.unwritten(need)
         if not self._mechanism.partial_prefetch:
-            return [(0, need, frozenset().union(*(segment.guards for segment in segments)))]
+            return [(block.valid_bytes, need, frozenset().union(*(segment.guards for segment in segments)))]
         runs: list[tuple[int, int, frozenset[int]]] = []
-        for segment in segments:
-            end = min(need, segment.start + segment.nbytes)
-            if segment.start >= need:
-                break
-            late = max(segment.guards, default=NEVER) >= previous
+        for start, end, guards in segments:
+            late = max(guards, default=NEVER) >= previous
             if runs and late == (max(runs[-1][2], default=NEVER) >= previous):
-                runs[-1] = (runs[-1][0], end, runs[-1][2] | segment.guards)
+                runs[-1] = (runs[-1][0], end, runs[-1][2] | guards)
             else:
-                runs.append((segment.start, end, segment.guards))
+                runs.append((start, end, guards))
         return sorted(runs, key=lambda run: (max(run[2], default=NEVER) >= previous, run[0]))
 
-    def _compute(
-        self,
-        unit: ShardUnit,
-        device: int,
-        flow: Dataflow,
-        placed: dict[BlockKey, list[Segment]],
-        after: set[int],
-        emit: Emit,
-    ) -> Command:
+    def _compute(self, unit: ShardUnit, device: int, flow: Dataflow, after: set[int], emit: Emit) -> Command:
         blocks = self.arenas[device].blocks
         for key in flow.writes:
-            for segment in placed.get(key, ()):
+            for segment in blocks[key].segments if key in blocks else ():
                 after |= segment.guards
         state = blocks.get(flow.state)
         if flow.updates_state and state is not None and state.last_store is not None:
@@ -260,7 +242,11 @@ class Residency:
                 self._retire(self.arenas[holder].blocks[key], holder)
             self._homes.pop(key, None)
         state = blocks.get(flow.state)
-        if state is not None and (self._mechanism.store_clean or (state.dirty and self._store_now(unit, device, flow))):
+        if (
+            state is not None
+            and state.valid_bytes
+            and (self._mechanism.store_clean or (state.dirty and self._store_now(unit, device, flow)))
+        ):
             self._store(state, unit, device, emit)
         if self._future is not None:
             self._foresee(unit, device, flow)

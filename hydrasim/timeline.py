@@ -114,7 +114,9 @@ class Timeline:
         return "\n".join(lines) + "\n"
 
     def write(self, path: Path) -> None:
-        path.write_text(self.to_lines())
+        from hydrasim.files import write_text
+
+        write_text(path, self.to_lines())
 
     @classmethod
     def read(cls, path: Path) -> Timeline:

@@ -179,5 +179,10 @@ class Workload:
 
     @cached_property
     def digest(self) -> str:
-        """Return a short hash of every field; plans name the workload they were made for by it."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        """Return a short hash of all but the seconds: what a plan for this workload depends on."""
+        fields = asdict(self)
+        for job in fields["jobs"]:
+            del job["fetch_s"]
+            for shard in job["shards"]:
+                del shard["forward_s"], shard["backward_s"]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]

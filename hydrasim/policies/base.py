@@ -17,9 +17,14 @@ class Policy(ABC):
 
     Subclass it as a frozen dataclass in a file of its own; the class name, in kebab case, becomes the
     name on the command line unless `registered_name` says otherwise. Fields need defaults.
+
+    work_conserving: the policy never leaves a device idle on purpose while there is a unit for it; False
+    for those that hold devices back by design. Comparisons read it, to tell what the choice among units
+    is worth from what idling costs; it changes nothing in a run.
     """
 
     registered_name: ClassVar[str] = ""
+    work_conserving: ClassVar[bool] = True
     plan: ClassVar[Plan | None] = None  # only following a plan sets it
 
     @abstractmethod

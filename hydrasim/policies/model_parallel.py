@@ -19,6 +19,8 @@ class ModelParallel(Policy):
     Source: the paper's Fig. 6 and its PyTorch Distributed baseline.
     """
 
+    work_conserving = False
+
     def choose(self, device: int, view: View) -> ShardUnit | None:
         current = next(job for job in view.jobs if job.num_issued_units < job.job.num_units)
         for unit in view.eligible(device):

@@ -19,6 +19,8 @@ class OneModelSpilling(Policy):
     Source: the paper's section 4.2, spilling before SHARP; what single-model offloaders do.
     """
 
+    work_conserving = False
+
     def choose(self, device: int, view: View) -> ShardUnit | None:
         if device != 0:
             return None

@@ -1,0 +1,137 @@
+"""The live backend: hands the orchestrator's commands to worker processes and returns what happened."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from multiprocessing.connection import Connection, wait
+
+from executor.errors import ExecutionError
+from executor.host_store import HostStore
+from executor.messages import Broken, Done, Order
+from executor.pool import DevicePool
+from hydrasim.command import HOST, Command, Failed, Finished, Kind
+from hydrasim.dataflow import BlockKey
+from hydrasim.workload import Workload
+
+
+class TorchBackend:
+    """Carries commands out on real devices. losses: by job, one a mini-batch, in order."""
+
+    def __init__(
+        self, workload: Workload, pool: DevicePool, loaders: dict[str, Connection], store: HostStore, label: str
+    ) -> None:
+        self.label = label
+        self.losses: dict[str, list[float]] = {job.name: [] for job in workload.jobs}
+        self._pool, self._loaders, self._store = pool, loaders, store
+        self._sources: dict[Connection, int | str] = {
+            **{worker.connection: index for index, worker in enumerate(pool.workers)},
+            **{connection: job for job, connection in loaders.items()},
+        }
+        self._running: dict[int, Command] = {}
+        self._interested: dict[int, list[int]] = {}  # command -> devices that wait for it
+        self._held: list[Command] = []  # fetches whose predecessors are not done
+        self._newest: dict[BlockKey, int] = dict(store.location)  # where state will be once all stores are done
+        self._target: dict[int, int] = {}
+        self._events: deque[Finished | Failed] = deque()
+        self._started_s = time.monotonic()
+
+    def submit(self, commands: list[Command]) -> None:
+        """Send commands to their workers and loaders."""
+        orders: dict[int, list[Order]] = {}
+        for command in commands:
+            self._running[command.number] = command
+            if command.device == HOST:
+                self._held.append(command)
+            else:
+                orders.setdefault(command.device, []).append(self._order(command))
+        for device, batch in orders.items():
+            self._send(device, (batch, []))
+        self._release_fetches()
+
+    def next_event(self) -> Finished | Failed:
+        """Wait for a worker or loader to report."""
+        while not self._events:
+            for connection in wait(list(self._sources)):
+                assert isinstance(connection, Connection)
+                source = self._sources[connection]
+                try:
+                    message = connection.recv()
+                except (EOFError, OSError):
+                    raise self._lost(source) from None
+                if isinstance(message, Broken):
+                    self._events.append(self._broken(source, message))
+                else:
+                    self._events.append(self._finished(message))
+        return self._events.popleft()
+
+    def _order(self, command: Command) -> Order:
+        """Say where state lies, and split the predecessors into this worker's and others'."""
+        region = 0
+        key = command.block
+        if key is not None and key.kind == "w":
+            if command.kind is Kind.STORE and command.nbytes == self._store.state_bytes(key):
+                region = self._target[command.number] = self._newest[key] = self._store.spare(key)
+            else:
+                region = self._newest[key]
+        after, foreign = [], []
+        for number in command.after:
+            running = self._running.get(number)
+            if running is None:
+                continue
+            if running.device == command.device:
+                after.append(number)
+            else:
+                foreign.append(number)
+                self._interested.setdefault(number, []).append(command.device)
+        return Order(command, region, tuple(after), tuple(foreign))
+
+    def _release_fetches(self) -> None:
+        held, self._held = self._held, []
+        for command in held:
+            if any(number in self._running for number in command.after):
+                self._held.append(command)
+                continue
+            try:
+                self._loaders[command.unit.job].send((command.number, command.unit.minibatch))
+            except (BrokenPipeError, OSError):
+                raise self._lost(command.unit.job) from None
+
+    def _finished(self, message: Done) -> Finished:
+        command = self._running.pop(message.number)
+        for device in dict.fromkeys(self._interested.pop(message.number, ())):
+            self._send(device, ([], [message.number]))
+        if command.number in self._target:
+            assert command.block is not None
+            self._store.commit(command.block, self._target.pop(command.number))
+        if command.kind is Kind.COMPUTE and message.loss is not None:
+            self.losses[command.unit.job].append(message.loss)
+        if self._held:
+            self._release_fetches()
+        return Finished(command, message.start_s - self._started_s, message.end_s - self._started_s)
+
+    def _broken(self, source: int | str, message: Broken) -> Failed:
+        command = self._running[message.number]
+        where = f"on device {source}" if isinstance(source, int) else "in its loader"
+        error = ExecutionError(
+            f"job {command.unit.job!r} failed in the {message.kind} of {command.unit} {where}: {message.text}"
+        )
+        error.worker_traceback = message.trace
+        return Failed(command, error)
+
+    def _lost(self, source: int | str) -> ExecutionError:
+        """Say which process ended, what it was doing, and how it ended."""
+        if isinstance(source, str):
+            return ExecutionError(f"job {source!r}: its loader process ended while a mini-batch was awaited.")
+        busy = [c for c in self._running.values() if c.device == source]
+        doing = next((c for c in busy if c.kind is Kind.COMPUTE), busy[0] if busy else None)
+        what = (
+            "while idle" if doing is None else f"during the {doing.kind.value} of {doing.unit} (job {doing.unit.job!r})"
+        )
+        return ExecutionError(f"the worker of device {source} {self._pool.workers[source].describe_end()} {what}.")
+
+    def _send(self, device: int, message: object) -> None:
+        try:
+            self._pool.workers[device].connection.send(message)
+        except (BrokenPipeError, OSError):
+            raise self._lost(device) from None

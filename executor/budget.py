@@ -1,0 +1,70 @@
+"""Counts live tensor storages as they come and go, and stops a unit that exceeds its budget."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from executor.errors import BudgetExceeded
+
+
+class BudgetTracker(TorchDispatchMode):
+    """Live bytes of every storage made while the mode is on, until it is freed.
+
+    Storages passed to `exempt` (the arena, constant buffers) do not count. What an operator allocates
+    and frees within itself is not seen: operator scratch is outside the budget.
+
+    peak_bytes: the most that was alive at once since `reset_peak`.
+    """
+
+    def __init__(self, limit_bytes: int | None = None) -> None:
+        super().__init__()
+        self.limit_bytes = limit_bytes
+        self.live_bytes = self.peak_bytes = 0
+        self._live: dict[int, tuple[weakref.ref[torch.UntypedStorage], int]] = {}
+
+    def exempt(self, tree: Any) -> None:
+        """Leave the storages of these tensors out of the count for as long as they live."""
+        for tensor in pytree.tree_leaves(tree):
+            if isinstance(tensor, torch.Tensor):
+                self._add(tensor.untyped_storage(), count=False)
+
+    def reset_peak(self) -> None:
+        self.peak_bytes = self.live_bytes
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operator, then count what it made."""
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self._add(result.untyped_storage())
+        elif result is not None:
+            for tensor in pytree.tree_leaves(result):
+                if isinstance(tensor, torch.Tensor):
+                    self._add(tensor.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage, count: bool = True) -> None:
+        key = storage._cdata
+        if key in self._live:
+            if not count:
+                self.live_bytes -= self._live[key][1]
+                self._live[key] = (self._live[key][0], 0)
+            return
+        nbytes = storage.nbytes() if count else 0
+        self._live[key] = (weakref.ref(storage, lambda _: self._remove(key)), nbytes)
+        self.live_bytes += nbytes
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        if self.limit_bytes is not None and self.live_bytes > self.limit_bytes:
+            raise BudgetExceeded(
+                f"activations, gradients and temporaries came to {self.live_bytes:,} bytes; "
+                f"the device's budget for them is {self.limit_bytes:,}."
+            )
+
+    def _remove(self, key: int) -> None:
+        entry = self._live.pop(key, None)
+        if entry is not None:
+            self.live_bytes -= entry[1]

@@ -1,0 +1,141 @@
+"""One shard unit on real tensors: forward, loss and backward, or backward with recomputation.
+
+Units run in grad mode even when nothing is kept, because operators may choose other kernels without it;
+a forward unit drops what autograd would save instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+Loss = Callable[[Any, Any], torch.Tensor]
+
+
+class _Entry(torch.autograd.Function):
+    """A private copy of a boundary tensor that catches its gradient with the strides it arrived in.
+
+    A copy, because a first layer that works in place must not touch the boundary; caught here and not
+    in `.grad`, because accumulation there would change the strides that the layer before is fed.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, sink: dict[int, torch.Tensor], index: int) -> torch.Tensor:
+        ctx.sink, ctx.index = sink, index
+        return tensor.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, None, None]:  # type: ignore[override]
+        ctx.sink[ctx.index] = gradient
+        return None, None, None
+
+
+class Boundary:
+    """A shard's input, entered into autograd. gradients(): what its tensors got, None where nothing."""
+
+    def __init__(self, tree: Any, requires_grad: Sequence[bool]) -> None:
+        leaves, structure = pytree.tree_flatten(tree)
+        self._caught: dict[int, torch.Tensor] = {}
+        self._wanted = [index for index, wanted in enumerate(requires_grad) if wanted]
+        entered = []
+        for index, (leaf, wanted) in enumerate(zip(leaves, requires_grad, strict=True)):
+            if not isinstance(leaf, torch.Tensor):
+                entered.append(leaf)
+            elif wanted:
+                entered.append(_Entry.apply(leaf.detach().requires_grad_(), self._caught, index))
+            else:
+                entered.append(leaf.clone())
+        self.value = pytree.tree_unflatten(entered, structure)
+
+    def gradients(self) -> list[torch.Tensor | None]:
+        return [self._caught.get(index) for index in self._wanted]
+
+
+def run_layers(layers: Sequence[nn.Module], value: Any) -> Any:
+    """Feed a value through layers, one after another."""
+    for layer in layers:
+        value = layer(value)
+    return value
+
+
+def forward(
+    layers: Sequence[nn.Module],
+    tree: Any,
+    requires_grad: Sequence[bool],
+    loss_fn: Loss | None = None,
+    target: Any = None,
+) -> Any:
+    """Run a shard's forward and keep nothing but its output; the last shard's also takes its loss."""
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda _: None, _nothing_was_saved):
+        output = run_layers(layers, Boundary(tree, requires_grad).value)
+        return output if loss_fn is None else loss_fn(output, target)
+
+
+def loss_and_backward(
+    layers: Sequence[nn.Module],
+    tree: Any,
+    requires_grad: Sequence[bool],
+    target: Any,
+    loss_fn: Loss,
+    after_forward: Callable[[], None] = lambda: None,
+) -> tuple[float, list[torch.Tensor | None]]:
+    """Run the last shard's forward, the loss and the backward; return the loss and the input's gradients."""
+    with torch.enable_grad():
+        entry = Boundary(tree, requires_grad)
+        loss = loss_fn(run_layers(layers, entry.value), target)
+        after_forward()
+        loss.backward()
+    return loss.item(), entry.gradients()
+
+
+def backward(
+    layers: Sequence[nn.Module], tree: Any, requires_grad: Sequence[bool], gradients: Sequence[torch.Tensor | None]
+) -> list[torch.Tensor | None]:
+    """Recompute a shard from its saved input, then return that input's gradients.
+
+    gradients: of the output's tensors that require one, in order.
+    """
+    with torch.enable_grad():
+        entry = Boundary(tree, requires_grad)
+        outputs = [leaf for leaf in pytree.tree_leaves(run_layers(layers, entry.value)) if needs_grad(leaf)]
+        pairs = [(out, g) for out, g in zip(outputs, gradients, strict=True) if g is not None]
+        if pairs:
+            torch.autograd.backward([out for out, _ in pairs], [g for _, g in pairs])
+    return entry.gradients()
+
+
+def needs_grad(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.requires_grad
+
+
+def step(
+    optimizer: torch.optim.Optimizer,
+    one_by_one: bool = False,
+    on_parameter: Callable[[nn.Parameter], None] = lambda _: None,
+) -> None:
+    """Step the optimizer. one_by_one: a parameter at a time, so that state is made in small pieces.
+
+    Both give the same bits, since every supported optimizer updates parameters independently.
+    """
+    if not one_by_one:
+        optimizer.step()
+        return
+    whole = [group["params"] for group in optimizer.param_groups]
+    try:
+        for index, parameters in enumerate(whole):
+            for parameter in parameters:
+                for other, group in enumerate(optimizer.param_groups):
+                    group["params"] = [parameter] if other == index else []
+                optimizer.step()
+                on_parameter(parameter)
+    finally:
+        for group, parameters in zip(optimizer.param_groups, whole, strict=True):
+            group["params"] = parameters
+
+
+def _nothing_was_saved(_: Any) -> torch.Tensor:
+    raise RuntimeError("a forward unit keeps no activations; its backward recomputes them.")

@@ -1,0 +1,174 @@
+"""All state and boundaries in host memory: one anonymous shared file that every process maps.
+
+A memfd has no name to leak and no size limit but memory; its pages are reserved up front, so a full
+host is an error here and not a crash in a worker. State is written back to a spare region which takes
+the old one's place when the write is complete: a torn write never counts.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import struct
+
+import torch
+
+from executor import randomness
+from executor.errors import HostMemoryError
+from executor.prepare import Prepared
+from executor.tensors import TreeSpec
+from hydrasim.dataflow import BlockKey, aligned, block_bytes
+
+HEADER_BYTES = 4096  # the packed tree's shape, before a boundary's bytes
+_LENGTH = struct.Struct("q")
+Place = tuple[str, str, int, int]  # kind, job, shard or slot, parity
+
+
+class StoreView:
+    """The mapped file, in the parent or in a worker."""
+
+    def __init__(self, fd: int, nbytes: int, places: dict[Place, int]) -> None:
+        self.fd, self.nbytes, self.places = fd, nbytes, places
+        self._map = mmap.mmap(fd, nbytes)
+        self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
+
+    def tensor(self, offset: int, nbytes: int) -> torch.Tensor:
+        """Return bytes of the store as a uint8 tensor."""
+        return self._bytes[offset : offset + nbytes]
+
+    def boundary(self, key: BlockKey) -> int:
+        """Return where a boundary's region starts. Mini-batches alternate between two, since the next
+        one is fetched while the backward of this one still reads its own."""
+        return self.places[key.kind, key.job, key.shard, parity_of(key)]
+
+    def write_spec(self, region: int, spec: TreeSpec) -> None:
+        """Put a packed tree's shape into a region's header."""
+        self._write(region, pickle.dumps(spec, protocol=pickle.HIGHEST_PROTOCOL), HEADER_BYTES)
+
+    def read_spec(self, region: int) -> TreeSpec:
+        spec: TreeSpec = pickle.loads(self._read(region))
+        return spec
+
+    def write_random(self, job: str, slot: int, minibatch: int, state: bytes) -> None:
+        """Keep the job's random state before shard `slot`'s forward (after the last shard: slot S)."""
+        self._write(self.places["rng", job, slot, minibatch % 2], state, randomness.MAX_BYTES)
+
+    def read_random(self, job: str, slot: int, minibatch: int) -> bytes:
+        return self._read(self.places["rng", job, slot, minibatch % 2])
+
+    def _write(self, offset: int, data: bytes, room: int) -> None:
+        if len(data) + _LENGTH.size > room:
+            raise ValueError(f"{len(data)} bytes of description do not fit into {room - _LENGTH.size}.")
+        self._map[offset : offset + _LENGTH.size] = _LENGTH.pack(len(data))
+        self._map[offset + _LENGTH.size : offset + _LENGTH.size + len(data)] = data
+
+    def _read(self, offset: int) -> bytes:
+        (length,) = _LENGTH.unpack(self._map[offset : offset + _LENGTH.size])
+        return self._map[offset + _LENGTH.size : offset + _LENGTH.size + length]
+
+
+def parity_of(key: BlockKey) -> int:
+    return key.minibatch % 2 if key.kind in ("x", "y") and (key.kind == "y" or key.shard == 0) else 0
+
+
+class HostStore(StoreView):
+    """The parent's store: allocates regions, and knows where each shard's current state lies."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._workload = prepared.workload
+        self._end = 0
+        places: dict[Place, int] = {}
+        for job in self._workload.jobs:
+            last = len(job.shards) - 1
+            for parity in (0, 1):
+                for slot in range(len(job.shards) + 1):
+                    places["rng", job.name, slot, parity] = self._reserve(randomness.MAX_BYTES)
+                for kind, shard in (("x", 0), ("y", last)):
+                    nbytes = block_bytes(job, BlockKey(kind, job.name, shard, 0))
+                    places[kind, job.name, shard, parity] = self._reserve(HEADER_BYTES + nbytes)
+            for shard in range(last):
+                nbytes = HEADER_BYTES + block_bytes(job, BlockKey("g", job.name, shard, 0))
+                places["x", job.name, shard + 1, 0] = self._reserve(nbytes)
+                places["g", job.name, shard, 0] = self._reserve(nbytes)
+        sizes = {
+            BlockKey("w", job.name, shard, -1): block_bytes(job, BlockKey("w", job.name, shard, -1))
+            for job in self._workload.jobs
+            for shard in range(len(job.shards))
+        }
+        self.location = {key: self._reserve(nbytes) for key, nbytes in sizes.items()}
+        initial = self._end
+        bound = initial + sum(sizes.values())  # at the very most a spare for each shard
+        fd = os.memfd_create("hydrasim-store")
+        try:
+            os.ftruncate(fd, bound)
+            _allocate(fd, 0, initial)
+        except OSError:
+            os.close(fd)
+            raise
+        super().__init__(fd, bound, places)
+        self._spares: dict[int, list[int]] = {}
+        self._sizes = sizes
+        for part in prepared.partitions:
+            self._write_parameters(part)
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Bytes in use: state, boundaries, random states and spares."""
+        return self._end
+
+    def state_bytes(self, key: BlockKey) -> int:
+        return self._sizes[key]
+
+    def spare(self, key: BlockKey) -> int:
+        """Return a region to write the next version of a shard's state to."""
+        nbytes = self._sizes[key]
+        free = self._spares.setdefault(nbytes, [])
+        if free:
+            return free.pop()
+        region = self._reserve(nbytes)
+        _allocate(self.fd, region, nbytes)
+        return region
+
+    def commit(self, key: BlockKey, region: int) -> None:
+        """Make a completely written region the shard's current state; the old one becomes a spare."""
+        self._spares.setdefault(self._sizes[key], []).append(self.location[key])
+        self.location[key] = region
+
+    def block(self, key: BlockKey) -> torch.Tensor:
+        """Return the current bytes of a shard's state."""
+        return self.tensor(self.location[key], self._sizes[key])
+
+    def close(self) -> None:
+        """Give the memory back; the mapping goes with the last tensor over it."""
+        os.close(self.fd)
+
+    def _reserve(self, nbytes: int) -> int:
+        start = self._end
+        self._end += aligned(nbytes)
+        return start
+
+    def _write_parameters(self, part: object) -> None:
+        from executor.layout import parameters_of
+        from executor.partition import Partition
+
+        assert isinstance(part, Partition)
+        for index, layers in enumerate(part.job.shards(part.cuts)):
+            block = self.block(BlockKey("w", part.job.name, index, -1))
+            for parameter, slot in zip(parameters_of(layers), part.shards[index].layout.parameters, strict=True):
+                slot.view(block).copy_(parameter.detach())
+
+
+def _allocate(fd: int, offset: int, nbytes: int) -> None:
+    """Back a range with memory, or say by how much the host falls short."""
+    available = next(
+        int(line.split()[1]) * 1024
+        for line in open("/proc/meminfo")
+        if line.startswith("MemAvailable")  # noqa: SIM115
+    )
+    if nbytes > available:
+        raise HostMemoryError(
+            f"the jobs need {nbytes:,} bytes of host memory for state and boundaries; {available:,} are available."
+        )
+    if nbytes:
+        os.posix_fallocate(fd, offset, nbytes)

@@ -1,0 +1,181 @@
+"""A job as a user states it: model, loss, data, optimizer, and how long to train."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import pickle
+from collections.abc import Callable, Iterable, Sized
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import cloudpickle
+import torch
+from torch import nn
+
+from executor.errors import JobError
+from hydrasim.workload import JOB_NAME
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True, eq=False)
+class TorchJob:
+    """One model to train.
+
+    model: an nn.Sequential or a list of layers, each fed the output of the one before.
+    loss_fn(output, target) returns a scalar. dataloader yields (input, target) pairs and has a length.
+    optimizer: a callable that makes one from parameters, such as `lambda p: AdamW(p, lr=1e-3)`, or an
+    instance over the model's parameters. epochs: passes over the data; max_steps: stop after so many
+    mini-batches. seed: of the job's random stream, set after the model was built. cuts: index of the
+    first layer of every shard but the first; None lets the partitioner choose.
+
+    Raises:
+        JobError: something is missing or unsupported.
+    """
+
+    name: str
+    model: nn.Module | list[nn.Module]
+    loss_fn: Callable[[Any, Any], torch.Tensor]
+    dataloader: Iterable[tuple[Any, Any]]
+    optimizer: torch.optim.Optimizer | OptimizerFactory
+    epochs: int = 1
+    max_steps: int | None = None
+    seed: int = 0
+    cuts: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not JOB_NAME.fullmatch(self.name):
+            raise JobError(f"job name {self.name!r}: use letters, digits, dot, dash and underscore.")
+        if not isinstance(self.dataloader, Sized) or len(self.dataloader) < 1:
+            raise JobError(f"job {self.name!r}: the dataloader must have a length of at least one mini-batch.")
+        if self.epochs < 1 or (self.max_steps is not None and self.max_steps < 1):
+            raise JobError(f"job {self.name!r}: epochs and max_steps must be at least 1.")
+        if isinstance(self.optimizer, torch.optim.LBFGS):
+            raise JobError(f"job {self.name!r}: LBFGS reruns the model within a step, which shards cannot.")
+        self._check_layers()
+
+    @cached_property
+    def layers(self) -> tuple[nn.Module, ...]:
+        """The chain of layers that shards are cut from."""
+        if isinstance(self.model, nn.Sequential):
+            return tuple(self.model.children())
+        if isinstance(self.model, (list, tuple)) and all(isinstance(layer, nn.Module) for layer in self.model):
+            return tuple(self.model)
+        raise JobError(
+            f"job {self.name!r}: the model is a {type(self.model).__name__}; give an nn.Sequential or a list of "
+            "layers, each fed the output of the one before."
+        )
+
+    @property
+    def module(self) -> nn.Module:
+        """The whole model as one module, as the reference loop wants it."""
+        return self.model if isinstance(self.model, nn.Module) else nn.Sequential(*self.model)
+
+    @property
+    def num_minibatches(self) -> int:
+        """Mini-batches of the whole run."""
+        total = len(self.dataloader) * self.epochs  # type: ignore[arg-type]
+        return total if self.max_steps is None else min(total, self.max_steps)
+
+    @property
+    def schedule(self) -> tuple[int, int]:
+        """Mini-batches an epoch and epochs; a run cut short counts as one long epoch."""
+        if self.num_minibatches == len(self.dataloader) * self.epochs:  # type: ignore[arg-type]
+            return len(self.dataloader), self.epochs  # type: ignore[arg-type]
+        return self.num_minibatches, 1
+
+    def shards(self, cuts: tuple[int, ...]) -> list[tuple[nn.Module, ...]]:
+        """Return the layers of each shard.
+
+        Raises:
+            JobError: the cuts are not strictly increasing layer indices.
+        """
+        bounds = [0, *cuts, len(self.layers)]
+        if any(low >= high for low, high in itertools.pairwise(bounds)):
+            raise JobError(
+                f"job {self.name!r}: cuts {list(cuts)} must increase and lie between 1 and {len(self.layers) - 1}."
+            )
+        return [self.layers[low:high] for low, high in itertools.pairwise(bounds)]
+
+    def recipe(self, parameters: list[nn.Parameter]) -> OptimizerRecipe:
+        """Return what makes the optimizer of a shard with these of the model's parameters."""
+        if not isinstance(self.optimizer, torch.optim.Optimizer):
+            return OptimizerRecipe(self.name, self.optimizer if parameters else None)
+        group_of = {id(p): index for index, group in enumerate(self.optimizer.param_groups) for p in group["params"]}
+        options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        members = tuple(group_of.get(id(parameter)) for parameter in parameters)
+        if all(member is None for member in members):
+            return OptimizerRecipe(self.name, None)
+        return OptimizerRecipe(self.name, type(self.optimizer), tuple(options), members)
+
+    def _check_layers(self) -> None:
+        owner: dict[int, int] = {}
+        for index, layer in enumerate(self.layers):
+            for name, parameter in layer.named_parameters():
+                if owner.setdefault(id(parameter), index) != index:
+                    raise JobError(
+                        f"job {self.name!r}: layers {owner[id(parameter)]} and {index} share {name!r}; "
+                        "weights tied across layers are not supported yet."
+                    )
+        if not owner:
+            raise JobError(f"job {self.name!r}: the model has no parameters.")
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """Makes the optimizer of one shard wherever it is unpickled; None for a shard without one.
+
+    members: for an optimizer given as an instance, the group of each of the shard's parameters.
+    """
+
+    job: str
+    kind: Callable[..., torch.optim.Optimizer] | None
+    groups: tuple[dict[str, Any], ...] = ()
+    members: tuple[int | None, ...] = ()
+
+    def make(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer | None:
+        """Make it over these parameters, which correspond to those of the recipe one by one."""
+        if self.kind is None:
+            return None
+        if not self.members:
+            made = self.kind(parameters)
+            if not isinstance(made, torch.optim.Optimizer) or isinstance(made, torch.optim.LBFGS):
+                raise JobError(f"job {self.job!r}: optimizer made a {type(made).__name__}, which is not supported.")
+            return made
+        groups = [
+            {**options, "params": [p for p, member in zip(parameters, self.members, strict=True) if member == index]}
+            for index, options in enumerate(self.groups)
+        ]
+        return self.kind([group for group in groups if group["params"]])
+
+
+def dump_without_weights(value: Any, parameters: list[nn.Parameter]) -> bytes:
+    """Pickle a value by content, with empty parameters in place of the given ones."""
+    index = {id(parameter): i for i, parameter in enumerate(parameters)}
+    buffer = io.BytesIO()
+
+    class Pickler(cloudpickle.Pickler):
+        def persistent_id(self, obj: Any) -> Any:
+            if isinstance(obj, nn.Parameter) and id(obj) in index:
+                return index[id(obj)], obj.dtype, obj.requires_grad
+            return None
+
+    Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+    return buffer.getvalue()
+
+
+def load_without_weights(data: bytes) -> tuple[Any, list[nn.Parameter]]:
+    """Read the value back; return it with its empty parameters, in the order they were given."""
+    made: dict[int, nn.Parameter] = {}
+
+    class Unpickler(pickle.Unpickler):
+        def persistent_load(self, pid: Any) -> nn.Parameter:
+            number, dtype, requires_grad = pid
+            if number not in made:
+                made[number] = nn.Parameter(torch.empty(0, dtype=dtype), requires_grad=requires_grad)
+            return made[number]
+
+    value = Unpickler(io.BytesIO(data)).load()
+    return value, [made[number] for number in sorted(made)]

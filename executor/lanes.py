@@ -1,0 +1,70 @@
+"""Lanes of a worker: threads that take commands in order and hold their place while they wait."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from executor.messages import Broken, Done, Order
+
+Execute = Callable[[Order], float | None]
+Report = Callable[[Done | Broken], None]
+
+
+class Completions:
+    """Which commands are still to come: those queued here and those awaited from elsewhere."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pending: dict[int, threading.Event] = {}
+
+    def expect(self, number: int) -> None:
+        with self._lock:
+            self._pending.setdefault(number, threading.Event())
+
+    def done(self, number: int) -> None:
+        with self._lock:
+            event = self._pending.pop(number, None)
+        if event is not None:
+            event.set()
+
+    def events(self, numbers: tuple[int, ...]) -> list[threading.Event]:
+        """Return what to wait for; numbers that are not pending are done."""
+        with self._lock:
+            return [self._pending[number] for number in numbers if number in self._pending]
+
+
+class LaneThread(threading.Thread):
+    """One lane: wait for a command's predecessors, carry it out, report, go on with the next."""
+
+    def __init__(self, name: str, execute: Execute, report: Report, completions: Completions) -> None:
+        super().__init__(name=name, daemon=True)
+        self._queue: SimpleQueue[tuple[Order, list[threading.Event]] | None] = SimpleQueue()
+        self._execute, self._report, self._completions = execute, report, completions
+
+    def submit(self, order: Order, waits: list[threading.Event]) -> None:
+        self._queue.put((order, waits))
+
+    def stop(self) -> None:
+        """Let the thread end once it has done what is queued."""
+        self._queue.put(None)
+
+    def run(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            order, waits = entry
+            for event in waits:
+                event.wait()
+            command = order.command
+            started = time.monotonic()
+            try:
+                loss = self._execute(order)
+            except BaseException as error:
+                text = f"{type(error).__name__}: {error}"
+                self._report(Broken(command.number, command.kind.value, text, traceback.format_exc()))
+                return
+            ended = time.monotonic()
+            self._completions.done(command.number)
+            self._report(Done(command.number, started, ended, loss))

@@ -1,0 +1,138 @@
+"""Where a shard's parameters and optimizer state lie within its block, and how modules are put there.
+
+| parameters, each aligned | one flag a parameter: has state | optimizer state, each aligned |
+0                          aligned(parameter_bytes)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from executor.tensors import Slot, slot_of
+from hydrasim.dataflow import aligned
+
+
+@dataclass(frozen=True, slots=True)
+class StateSlot:
+    """One optimizer tensor. on_host: the optimizer wants it in host memory even on a GPU."""
+
+    parameter: int
+    key: str
+    slot: Slot
+    on_host: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShardLayout:
+    """Places of a shard's tensors within its block, in bytes; parameters in the modules' own order."""
+
+    parameters: tuple[Slot, ...]
+    parameter_bytes: int
+    state: tuple[StateSlot, ...]
+    optimizer_bytes: int
+
+    @property
+    def block_bytes(self) -> int:
+        return aligned(self.parameter_bytes) + aligned(self.optimizer_bytes)
+
+    def flags(self, block: torch.Tensor) -> torch.Tensor:
+        """Return one byte a parameter: whether the optimizer has made its state."""
+        start = aligned(self.parameter_bytes)
+        return block[start : start + len(self.parameters)]
+
+
+def parameters_of(layers: Sequence[nn.Module]) -> list[nn.Parameter]:
+    """Return a shard's parameters, each once, in order."""
+    return list(nn.ModuleList(layers).parameters())
+
+
+def layout_of(parameters: Sequence[nn.Parameter], states: Sequence[dict[str, torch.Tensor]]) -> ShardLayout:
+    """Lay out parameters and the optimizer state that a first step made for each (empty: none)."""
+    slots, offset = [], 0
+    for parameter in parameters:
+        slots.append(slot_of(parameter, offset))
+        offset += aligned(slots[-1].nbytes)
+    parameter_bytes = offset
+    state: list[StateSlot] = []
+    if any(states):
+        offset += aligned(len(parameters))
+        for index, entry in enumerate(states):
+            for key, tensor in entry.items():
+                on_host = tensor.device.type == "cpu"
+                state.append(StateSlot(index, key, slot_of(tensor.detach(), offset), on_host))
+                offset += aligned(state[-1].slot.nbytes)
+    return ShardLayout(tuple(slots), parameter_bytes, tuple(state), offset - parameter_bytes)
+
+
+class ShardOnDevice:
+    """A shard's modules and optimizer, pointed at the place in device memory where their block lies now."""
+
+    def __init__(
+        self, layers: Sequence[nn.Module], optimizer: torch.optim.Optimizer | None, layout: ShardLayout
+    ) -> None:
+        self.layers = layers
+        self.parameters = parameters_of(layers)
+        self.optimizer = optimizer
+        self._layout = layout
+        self._attached: int | None = None
+
+    def attach_parameters(self, block: torch.Tensor) -> None:
+        """Make the parameters views of the block."""
+        if self._attached != block.data_ptr():
+            for parameter, slot in zip(self.parameters, self._layout.parameters, strict=True):
+                parameter.data = slot.view(block)
+            self._attached = block.data_ptr()
+
+    def attach_state(self, block: torch.Tensor) -> None:
+        """Hand the optimizer the state in the block, for parameters that have any yet."""
+        if self.optimizer is None:
+            return
+        self.optimizer.state.clear()
+        if not self._layout.state:
+            return
+        made = self._layout.flags(block).tolist()
+        for entry in self._layout.state:
+            if made[entry.parameter]:
+                tensor = entry.slot.view(block)
+                value = tensor.cpu() if entry.on_host and tensor.device.type != "cpu" else tensor
+                self.optimizer.state[self.parameters[entry.parameter]][entry.key] = value
+
+    def keep_state(self, block: torch.Tensor, only: nn.Parameter | None = None) -> None:
+        """Copy state that the optimizer holds elsewhere into the block, and have it use the block's."""
+        if self.optimizer is None or not self._layout.state:
+            return
+        flags = self._layout.flags(block)
+        for entry in self._layout.state:
+            parameter = self.parameters[entry.parameter]
+            if (only is not None and parameter is not only) or parameter not in self.optimizer.state:
+                continue
+            place = entry.slot.view(block)
+            value = self.optimizer.state[parameter][entry.key]
+            if value.data_ptr() != place.data_ptr():
+                place.copy_(value)
+                self.optimizer.state[parameter][entry.key] = place
+            flags[entry.parameter] = 1
+
+    def parameters_with_gradient(self) -> list[bool]:
+        return [parameter.grad is not None for parameter in self.parameters]
+
+    def clear_gradients(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+def tensor_state(
+    optimizer: torch.optim.Optimizer, parameter: nn.Parameter, complain: Callable[[str], None]
+) -> dict[str, torch.Tensor]:
+    """Return a parameter's optimizer state, all of which must be tensors."""
+    state = {key: value for key, value in optimizer.state.get(parameter, {}).items() if value is not None}
+    for key, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            complain(
+                f"optimizer {type(optimizer).__name__} keeps {key!r} as a {type(value).__name__}, not as a tensor."
+            )
+    return state

@@ -1,0 +1,117 @@
+"""Loader processes: one a job, forked from a host that has imported torch once.
+
+A loader draws from the same random stream as its model, so it takes that stream over after the last
+forward of a mini-batch and hands it on with the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from executor import randomness
+from executor.host_store import HEADER_BYTES, StoreView
+from executor.messages import Broken, Done, LoaderSetup
+from executor.process import die_with_parent, receive_fd
+from executor.tensors import spec_of, write_tree
+from hydrasim.dataflow import BlockKey, aligned
+
+
+class Loader:
+    """Fetches mini-batches of one job into the host store, in the reference loop's order."""
+
+    def __init__(self, setup: LoaderSetup, store: StoreView) -> None:
+        self._setup, self._store = setup, store
+        self._dataloader = pickle.loads(setup.payload)
+        self._batches: Iterator[Any] | None = None
+
+    def fetch(self, minibatch: int) -> None:
+        """Put a mini-batch and the random state after it into the store.
+
+        Raises:
+            ValueError: the loader ended early, or a mini-batch is larger than the first one.
+        """
+        setup = self._setup
+        if minibatch == 0:
+            randomness.seed_all(setup.seed)
+        else:
+            randomness.restore(self._store.read_random(setup.job, setup.num_slots - 1, minibatch - 1))
+        inputs, targets = self._next()
+        self._put(BlockKey("x", setup.job, 0, minibatch), inputs, setup.input_bytes)
+        self._put(BlockKey("y", setup.job, setup.last_shard, minibatch), targets, setup.target_bytes)
+        self._store.write_random(setup.job, 0, minibatch, randomness.save())
+
+    def _next(self) -> Any:
+        if self._batches is not None:
+            batch = next(self._batches, None)
+            if batch is not None:
+                return batch
+        self._batches = iter(self._dataloader)
+        batch = next(self._batches, None)
+        if batch is None:
+            raise ValueError("the dataloader ended early: it yields nothing although it has a length.")
+        return batch
+
+    def _put(self, key: BlockKey, tree: Any, room: int) -> None:
+        spec = spec_of(tree)
+        if spec.nbytes > aligned(room):
+            raise ValueError(f"a mini-batch has {spec.nbytes} bytes, the first one had {room}; make it the largest.")
+        region = self._store.boundary(key)
+        self._store.write_spec(region, spec)
+        write_tree(tree, spec, self._store.tensor(region + HEADER_BYTES, spec.nbytes))
+
+
+def serve(connection: Connection, setup: LoaderSetup, store: StoreView) -> None:
+    """Answer fetch requests (command number, mini-batch) until the parent hangs up."""
+    number = -1
+    try:
+        loader = Loader(setup, store)
+        while True:
+            number, minibatch = connection.recv()
+            started = time.monotonic()
+            loader.fetch(minibatch)
+            connection.send(Done(number, started, time.monotonic()))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the run is over
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            connection.send(Broken(number, "fetch", f"{type(error).__name__}: {error}", traceback.format_exc()))
+
+
+def main() -> None:
+    """Fork a loader for every setup that arrives, each with a socket of its own."""
+    own = socket.socket(fileno=int(sys.argv[1]))
+    connection = Connection(os.dup(own.fileno()))
+    die_with_parent()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    while True:
+        try:
+            setup: LoaderSetup = connection.recv()
+        except EOFError:
+            return
+        store_fd, socket_fd = receive_fd(own), receive_fd(own)
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            own.close()
+            connection.close()
+            die_with_parent()
+            serve(Connection(socket_fd), setup, StoreView(store_fd, setup.store_bytes, setup.places))
+            os._exit(0)
+        os.close(store_fd)
+        os.close(socket_fd)
+
+
+if __name__ == "__main__":
+    main()

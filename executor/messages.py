@@ -1,0 +1,85 @@
+"""What parent and worker processes say to each other; pickled over a private socket pair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from executor.devices import Device
+from executor.host_store import Place
+from executor.layout import ShardLayout
+from hydrasim.command import Command
+
+
+@dataclass(frozen=True)
+class JobSetup:
+    """One job for a worker. payload: layers by shard, loss and optimizer maker, without weights."""
+
+    name: str
+    payload: bytes
+    seed: int
+    fused: bool
+    layouts: tuple[ShardLayout, ...]
+    has_gradient: tuple[tuple[bool, ...], ...]
+    output_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a device worker needs for one run; the store's and the link's descriptors follow."""
+
+    device: Device
+    arena_bytes: int
+    working_bytes: int
+    store_bytes: int
+    places: dict[Place, int]
+    jobs: tuple[JobSetup, ...]
+    chaos_seed: int | None = None
+    has_link: bool = False
+
+
+@dataclass(frozen=True)
+class LoaderSetup:
+    """Everything a loader process needs; the store's descriptor follows."""
+
+    job: str
+    payload: bytes
+    seed: int
+    num_slots: int
+    last_shard: int
+    input_bytes: int
+    target_bytes: int
+    store_bytes: int
+    places: dict[Place, int]
+
+
+@dataclass(frozen=True)
+class Order:
+    """A command as a worker gets it. region: where state lies, or is to go, in the host store.
+
+    after: commands of this worker; foreign: unfinished commands elsewhere, of which it will be told.
+    """
+
+    command: Command
+    region: int = 0
+    after: tuple[int, ...] = ()
+    foreign: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command ended; times by time.monotonic(), which all processes share. loss: of a finished mini-batch."""
+
+    number: int
+    start_s: float
+    end_s: float
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A command raised; the worker does nothing more."""
+
+    number: int
+    kind: str
+    text: str
+    trace: str = field(repr=False, default="")

@@ -1,0 +1,113 @@
+"""The worker processes: one a device and one that forks loaders, kept between runs."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from types import TracebackType
+
+from executor.devices import CpuDevice, Device
+from executor.devices.cpu import LinkClock
+from executor.errors import ExecutionError
+from executor.messages import Broken, LoaderSetup, Setup
+from executor.process import Child
+
+
+class DevicePool:
+    """Worker processes for some devices. Starting one costs more than a second, so keep the pool.
+
+    Use it as a context manager; leaving it ends every process.
+    """
+
+    def __init__(self, devices: Sequence[Device]) -> None:
+        self.devices = tuple(devices)
+        self.workers: list[Child] = []
+        self._loader_host: Child | None = None
+        self._loaders: list[Connection] = []
+        self._links: dict[object, int] = {}
+
+    def __enter__(self) -> DevicePool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the processes that do not run yet."""
+        if not self.workers:
+            self.workers = [Child("executor.worker") for _ in self.devices]
+        if self._loader_host is None:
+            self._loader_host = Child("executor.loader")
+
+    def open(self, setups: Sequence[Setup], store_fd: int) -> None:
+        """Have every worker reserve its memory and build its modules.
+
+        Raises:
+            ExecutionError: a worker could not.
+        """
+        self.start()
+        for index, (worker, setup) in enumerate(zip(self.workers, setups, strict=True)):
+            link_fd = self._link(index)
+            worker.connection.send(setup)
+            worker.send_fd(store_fd)
+            if link_fd is not None:
+                worker.send_fd(link_fd)
+        for index, worker in enumerate(self.workers):
+            try:
+                answer = worker.connection.recv()
+            except (EOFError, OSError):
+                answer = Broken(-1, "setup", f"the process {worker.describe_end()}")
+            if isinstance(answer, Broken):
+                raise ExecutionError(f"device {index} could not be set up: {answer.text}")
+
+    def open_loader(self, setup: LoaderSetup, store_fd: int) -> Connection:
+        """Fork a loader process and return the connection to it."""
+        assert self._loader_host is not None
+        own, other = socket.socketpair()
+        self._loader_host.connection.send(setup)
+        self._loader_host.send_fd(store_fd)
+        self._loader_host.send_fd(other.fileno())
+        other.close()
+        self._loaders.append(Connection(own.detach()))
+        return self._loaders[-1]
+
+    def has_link(self, index: int) -> bool:
+        device = self.devices[index]
+        return isinstance(device, CpuDevice) and device.link_bytes_per_s is not None
+
+    def end_run(self) -> list[int]:
+        """Free what the run held in the workers; return each device's peak bytes outside its arena."""
+        self._close_loaders()
+        for worker in self.workers:
+            worker.connection.send("close")
+        return [worker.connection.recv() for worker in self.workers]
+
+    def close(self) -> None:
+        """End every process, whatever it is doing."""
+        self._close_loaders()
+        for child in (*self.workers, *filter(None, [self._loader_host])):
+            child.kill()
+        self.workers, self._loader_host = [], None
+        for fd in self._links.values():
+            os.close(fd)
+        self._links.clear()
+
+    def _close_loaders(self) -> None:
+        for connection in self._loaders:
+            connection.close()
+        self._loaders.clear()
+
+    def _link(self, index: int) -> int | None:
+        """Return the descriptor of a device's link clock; devices behind one root complex share it."""
+        device = self.devices[index]
+        if not self.has_link(index):
+            return None
+        assert isinstance(device, CpuDevice)
+        name: object = device.root_complex or index
+        if name not in self._links:
+            self._links[name] = LinkClock.create()
+        return self._links[name]

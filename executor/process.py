@@ -1,0 +1,71 @@
+"""Starts child processes that die with their parent, and passes them descriptors."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+class Child:
+    """A `python -m module` process with one private connection; it ends when the connection does."""
+
+    def __init__(self, module: str, num_threads: int = 1) -> None:
+        self.socket, other = socket.socketpair()
+        os.set_inheritable(other.fileno(), True)
+        threads = {name: str(num_threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        path = os.pathsep.join([str(_ROOT), *(entry or os.getcwd() for entry in sys.path)])
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, str(other.fileno())],
+            env={**os.environ, **threads, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            pass_fds=(other.fileno(),),
+            start_new_session=True,  # Ctrl-C is for the parent, which ends the run in order
+        )
+        other.close()
+        self.connection = Connection(os.dup(self.socket.fileno()))
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def send_fd(self, fd: int) -> None:
+        socket.send_fds(self.socket, [b"!"], [fd])
+
+    def describe_end(self) -> str:
+        """Say how the process ended."""
+        try:
+            code = self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return "closed its connection"
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+
+    def kill(self) -> None:
+        """End the process and everything in its session, at once."""
+        if self.process.poll() is None:
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                self.process.kill()
+        self.process.wait()
+        self.connection.close()
+        self.socket.close()
+
+
+def receive_fd(source: socket.socket) -> int:
+    """Receive one descriptor."""
+    _, fds, _, _ = socket.recv_fds(source, 1, 1)
+    return fds[0]
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends, even if this one is busy."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,190 @@
+"""`train`: run jobs on devices under a policy or a plan, and give the trained weights back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import cloudpickle
+import torch
+
+from executor.backend import TorchBackend
+from executor.devices import CudaDevice, Device
+from executor.errors import ExecutionError
+from executor.host_store import HostStore
+from executor.job import TorchJob, dump_without_weights
+from executor.layout import parameters_of
+from executor.messages import JobSetup, LoaderSetup, Setup
+from executor.partition import Partition
+from executor.pool import DevicePool
+from executor.prepare import Prepared, prepare
+from hydrasim.command import Command, Event
+from hydrasim.dataflow import BlockKey
+from hydrasim.loop import run
+from hydrasim.mechanism import OURS, Mechanism
+from hydrasim.orchestrator import Orchestrator
+from hydrasim.plan import Plan
+from hydrasim.policies import Policy, make_policy
+from hydrasim.policies.follow_plan import FollowPlan
+from hydrasim.profile import Profile, StatedCosts
+from hydrasim.timeline import Timeline
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What became of a job. losses: one a mini-batch. state: optimizer tensors by parameter name."""
+
+    name: str
+    status: str  # "finished", "failed" or "unfinished"
+    losses: tuple[float, ...]
+    error: str = ""
+    optimizer_state: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run did. peak_bytes: per device, its arena plus the most that units had alive beside it."""
+
+    jobs: dict[str, JobResult]
+    timeline: Timeline
+    peak_bytes: tuple[int, ...]
+    host_bytes: int
+
+    @property
+    def makespan_s(self) -> float:
+        return self.timeline.makespan_s
+
+
+def train(
+    jobs: Sequence[TorchJob] | Prepared,
+    devices: Sequence[Device] = (),
+    *,
+    policy: Policy | str = "resident-lrtf",
+    plan: Plan | None = None,
+    profile: Profile | None = None,
+    mechanism: Mechanism = OURS,
+    seed: int = 0,
+    pool: DevicePool | None = None,
+    update_models: bool = True,
+    chaos_seed: int | None = None,
+    commands: list[Command] | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> RunResult:
+    """Train the jobs and put the trained weights into their models.
+
+    jobs: user jobs, or what `prepare` made of them (then devices are known). policy: decides live,
+    with the profile's times as beliefs, or the pilot's rough ones. plan: followed instead of a policy.
+    pool: worker processes to use and keep. chaos_seed: delay and poison at random (for tests).
+    commands, on_event: see `hydrasim.loop.run`.
+
+    Raises:
+        ExecutionError: a layer, loader or worker failed; it names job, unit and cause.
+        ShardTooLarge, JobError, PlanError, PolicyError: before anything runs.
+    """
+    prepared = jobs if isinstance(jobs, Prepared) else prepare(
+        jobs, devices, loading_zone_fraction=mechanism.loading_zone_fraction
+    )  # fmt: skip
+    workload, cluster = prepared.workload, prepared.cluster
+    beliefs = StatedCosts(workload, cluster) if profile is None else profile.costs(cluster)
+    chosen = make_policy(policy) if plan is None else FollowPlan(plan)
+    orchestrator = Orchestrator(workload, cluster, chosen, beliefs, mechanism=mechanism, seed=seed)
+    if pool is not None and pool.devices != prepared.devices:
+        raise ExecutionError("the pool was made for other devices than these jobs were prepared for.")
+    own_pool = DevicePool(prepared.devices) if pool is None else pool
+    store = HostStore(prepared)
+    try:
+        backend = _open(prepared, orchestrator, own_pool, store, chaos_seed)
+        header = {"devices": [device.kind for device in cluster.devices], "seed": seed}
+        timeline = run(orchestrator, backend, commands=commands, on_event=on_event, **header)
+        peaks = own_pool.end_run()
+        if update_models:
+            for part in prepared.partitions:
+                _write_back(part, store)
+        results = {
+            part.job.name: JobResult(
+                part.job.name, "finished", tuple(backend.losses[part.job.name]), "", _optimizer_state(part, store)
+            )
+            for part in prepared.partitions
+        }
+        assert orchestrator.residency is not None
+        arenas = [arena.capacity for arena in orchestrator.residency.arenas]
+        return RunResult(results, timeline, tuple(map(sum, zip(arenas, peaks, strict=True))), store.reserved_bytes)
+    except BaseException:
+        own_pool.close()  # workers may be in the middle of anything
+        raise
+    finally:
+        store.close()
+        if pool is None:
+            own_pool.close()
+
+
+def _open(
+    prepared: Prepared, orchestrator: Orchestrator, pool: DevicePool, store: HostStore, chaos_seed: int | None
+) -> TorchBackend:
+    """Set up every worker and loader for the run."""
+    assert orchestrator.residency is not None
+    jobs = tuple(_job_setup(part, prepared.fused) for part in prepared.partitions)
+    setups = []
+    for index, (device, simulated) in enumerate(zip(prepared.devices, prepared.cluster.devices, strict=True)):
+        arena_bytes = orchestrator.residency.arenas[index].capacity
+        setups.append(
+            Setup(
+                device, arena_bytes, simulated.memory_bytes - arena_bytes, store.nbytes, store.places, jobs,
+                None if chaos_seed is None else chaos_seed * len(prepared.devices) + index, pool.has_link(index),
+            )
+        )  # fmt: skip
+    pool.open(setups, store.fd)
+    loaders = {part.job.name: pool.open_loader(_loader_setup(part, store), store.fd) for part in prepared.partitions}
+    label = "measured" if all(isinstance(device, CudaDevice) for device in prepared.devices) else "emulated"
+    return TorchBackend(prepared.workload, pool, loaders, store, label)
+
+
+def _job_setup(part: Partition, fused: bool) -> JobSetup:
+    shards = [list(layers) for layers in part.job.shards(part.cuts)]
+    parameters = [parameters_of(layers) for layers in shards]
+    recipes = [part.job.recipe(mine) for mine in parameters]
+    payload = dump_without_weights((shards, part.job.loss_fn, recipes), sum(parameters, []))
+    return JobSetup(
+        part.job.name,
+        payload,
+        part.job.seed,
+        fused,
+        tuple(pilot.layout for pilot in part.shards),
+        tuple(pilot.has_gradient for pilot in part.shards),
+        tuple(pilot.output_bytes for pilot in part.shards),
+    )
+
+
+def _loader_setup(part: Partition, store: HostStore) -> LoaderSetup:
+    return LoaderSetup(
+        part.job.name,
+        cloudpickle.dumps(part.job.dataloader),
+        part.job.seed,
+        len(part.shards) + 1,
+        len(part.shards) - 1,
+        part.pilot.input_bytes,
+        part.pilot.target_bytes,
+        store.nbytes,
+        store.places,
+    )
+
+
+def _write_back(part: Partition, store: HostStore) -> None:
+    """Copy trained weights into the user's model."""
+    with torch.no_grad():
+        for index, layers in enumerate(part.job.shards(part.cuts)):
+            block = store.block(BlockKey("w", part.job.name, index, -1))
+            for parameter, slot in zip(parameters_of(layers), part.shards[index].layout.parameters, strict=True):
+                parameter.copy_(slot.view(block))
+
+
+def _optimizer_state(part: Partition, store: HostStore) -> dict[str, dict[str, torch.Tensor]]:
+    names = {id(parameter): name for name, parameter in part.job.module.named_parameters()}
+    states: dict[str, dict[str, torch.Tensor]] = {}
+    for index, layers in enumerate(part.job.shards(part.cuts)):
+        layout = part.shards[index].layout
+        block = store.block(BlockKey("w", part.job.name, index, -1))
+        mine = [names[id(parameter)] for parameter in parameters_of(layers)]
+        for entry in layout.state:
+            states.setdefault(mine[entry.parameter], {})[entry.key] = entry.slot.view(block).clone()
+    return states

@@ -1,0 +1,157 @@
+"""The compute lane's work: run a unit on the blocks that its command names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from executor import randomness
+from executor.compute import backward, forward, loss_and_backward, step
+from executor.devices import DeviceMemory
+from executor.host_store import StoreView
+from executor.transfer import spec_key
+from executor.job import load_without_weights
+from executor.layout import ShardOnDevice, parameters_of
+from executor.messages import JobSetup, Setup
+from executor.tensors import Slot, TreeSpec, spec_of, write_tree
+from hydrasim.command import Command
+from hydrasim.dataflow import BlockKey, aligned
+from hydrasim.workload import Phase, ShardUnit
+
+Blocks = dict[str, tuple[BlockKey, int]]
+
+
+class _Job:
+    """One job's shards and loss in this process, without weights of their own."""
+
+    def __init__(self, setup: JobSetup, memory: DeviceMemory) -> None:
+        (shards, self.loss_fn, recipes), _ = load_without_weights(setup.payload)
+        self.setup = setup
+        if memory.cuda_index is not None:
+            shards = [[layer.to(f"cuda:{memory.cuda_index}") for layer in layers] for layers in shards]
+        self.shards = [
+            ShardOnDevice(layers, recipe.make(parameters_of(layers)), layout)
+            for layers, recipe, layout in zip(shards, recipes, setup.layouts, strict=True)
+        ]
+
+
+class Units:
+    """Runs units in the order they come. specs: shapes of the boundaries on this device, by block."""
+
+    def __init__(self, setup: Setup, store: StoreView, memory: DeviceMemory, specs: dict[Any, Any]) -> None:
+        self._store, self._memory, self._specs = store, memory, specs
+        self._jobs = {job.name: _Job(job, memory) for job in setup.jobs}
+        buffers = [
+            buffer
+            for job in self._jobs.values()
+            for shard in job.shards
+            for layer in shard.layers
+            for buffer in layer.buffers()
+        ]
+        self._tracker = memory.tracker
+        if self._tracker is not None:
+            self._tracker.exempt(buffers)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most bytes that units had alive outside the arena; 0 where nothing counts them."""
+        return 0 if self._tracker is None else self._tracker.peak_bytes
+
+    def run(self, command: Command) -> float | None:
+        """Run the command's unit; return the loss if the unit computed one that was trained on."""
+        unit = command.unit
+        job = self._jobs[unit.job]
+        shard = job.shards[unit.shard]
+        blocks: Blocks = {_role(key, unit): (key, offset) for key, offset in command.places}
+        state = self._bytes(job, blocks["w"])
+        shard.attach_parameters(state)
+        cuda = self._memory.cuda_index
+        randomness.restore(self._store.read_random(unit.job, unit.shard, unit.minibatch), cuda, job.setup.seed)
+        last = unit.shard == len(job.shards) - 1
+        entry, flags = self._read(blocks["x"])
+        with self._memory.computing():
+            if unit.phase is Phase.FORWARD:
+                target = self._read(blocks["y"])[0] if last else None
+                output = forward(shard.layers, entry, flags, job.loss_fn if last else None, target)
+                self._save_random(unit)
+                if not last:
+                    self._write(output, blocks["out"])
+                loss = None
+            else:
+                shard.attach_state(state)
+                shard.clear_gradients()
+                loss, gradients = self._backward(unit, job, shard, blocks, entry, flags, last)
+                self._step(unit, shard, job, state)
+                if "out" in blocks:
+                    self._write(gradients, blocks["out"])
+                shard.clear_gradients()
+            self._memory.finish_compute()
+        return loss
+
+    def _backward(
+        self,
+        unit: ShardUnit,
+        job: _Job,
+        shard: ShardOnDevice,
+        blocks: Blocks,
+        entry: Any,
+        flags: list[bool],
+        last: bool,
+    ) -> tuple[float | None, list[torch.Tensor | None]]:
+        if last:
+            target, _ = self._read(blocks["y"])
+            advance = (lambda: self._save_random(unit)) if unit.phase is Phase.LOSS else (lambda: None)
+            return loss_and_backward(shard.layers, entry, flags, target, job.loss_fn, advance)
+        gradients, _ = self._read(blocks["g"])
+        return None, backward(shard.layers, entry, flags, gradients)
+
+    def _step(self, unit: ShardUnit, shard: ShardOnDevice, job: _Job, state: torch.Tensor) -> None:
+        found = shard.parameters_with_gradient()
+        expected = job.setup.has_gradient[unit.shard]
+        if tuple(found) != expected:
+            index = next(i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)
+            raise RuntimeError(
+                f"parameter {index} of shard {unit.shard} {'got a' if found[index] else 'got no'} gradient, unlike in "
+                "the pilot; parameters that only sometimes get one are not supported yet."
+            )
+        if shard.optimizer is None:
+            return
+        if unit.minibatch == 0:
+            step(shard.optimizer, one_by_one=True, on_parameter=lambda p: shard.keep_state(state, only=p))
+        else:
+            step(shard.optimizer)
+            shard.keep_state(state)
+
+    def _bytes(self, job: _Job, block: tuple[BlockKey, int]) -> torch.Tensor:
+        layout = job.setup.layouts[block[0].shard]
+        return self._memory.arena[block[1] : block[1] + layout.block_bytes]
+
+    def _read(self, block: tuple[BlockKey, int]) -> tuple[Any, list[bool]]:
+        """Return a boundary as views of the arena, and which of its leaves want a gradient."""
+        key, offset = block
+        spec: TreeSpec = self._specs[spec_key(key)]
+        flags = [isinstance(leaf, Slot) and leaf.requires_grad for leaf in spec.leaves]
+        return spec.read(self._memory.arena[offset : offset + spec.nbytes]), flags
+
+    def _write(self, tree: Any, block: tuple[BlockKey, int]) -> None:
+        key, offset = block
+        spec = spec_of(tree)
+        room = aligned(self._jobs[key.job].setup.output_bytes[key.shard - (key.kind == "x")])
+        if spec.nbytes > room:
+            raise ValueError(
+                f"{key} has {spec.nbytes} bytes, in the pilot it had {room}; make the first batch the largest."
+            )
+        self._specs[spec_key(key)] = spec
+        write_tree(tree, spec, self._memory.arena[offset : offset + spec.nbytes])
+
+    def _save_random(self, unit: ShardUnit) -> None:
+        state = randomness.save(self._memory.cuda_index)
+        self._store.write_random(unit.job, unit.shard + 1, unit.minibatch, state)
+
+
+def _role(key: BlockKey, unit: ShardUnit) -> str:
+    """Name a block by what the unit does with it: w, x, y, g, or out for what it fills."""
+    if (key.kind == "x" and key.shard == unit.shard + 1) or (key.kind == "g" and key.shard == unit.shard - 1):
+        return "out"
+    return key.kind

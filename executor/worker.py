@@ -1,0 +1,130 @@
+"""A device's worker process: three lanes, the arena, and the shards of every job.
+
+parent --orders--> main thread --> h2d lane      host store -> arena
+                               --> compute lane  units on views of the arena
+                               --> d2h lane      arena -> host store
+       <--done----------------------- lanes
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+from multiprocessing.connection import Connection
+
+import torch
+
+from executor.chaos import Chaos
+from executor.host_store import StoreView
+from executor.lanes import Completions, LaneThread
+from executor.messages import Broken, Done, Order, Setup
+from executor.process import die_with_parent, receive_fd
+from executor.transfer import Transfers
+from executor.units import Units
+from hydrasim.command import Kind, Lane
+
+
+class Run:
+    """One run on this device: from its setup until the parent ends it."""
+
+    def __init__(self, setup: Setup, store: StoreView, link_fd: int | None, connection: Connection) -> None:
+        memory = setup.device.open(setup.arena_bytes, setup.working_bytes, link_fd)
+        chaos = None if setup.chaos_seed is None else Chaos(setup.chaos_seed, memory.arena)
+        specs: dict[object, object] = {}
+        self._units = Units(setup, store, memory, specs)
+        self._transfers = Transfers(store, memory, specs, chaos)
+        self._completions = Completions()
+        self._connection, self._sending = connection, threading.Lock()
+        self._chaos = chaos
+        self._lanes = {
+            lane: LaneThread(lane.value, self._execute, self._report, self._completions)
+            for lane in (Lane.H2D, Lane.COMPUTE, Lane.D2H)
+        }
+        for thread in self._lanes.values():
+            thread.start()
+
+    def submit(self, orders: list[Order]) -> None:
+        for order in orders:
+            for number in order.foreign:
+                self._completions.expect(number)
+            waits = self._completions.events(order.after + order.foreign)
+            self._completions.expect(order.command.number)
+            self._lanes[order.command.lane].submit(order, waits)
+
+    def done_elsewhere(self, numbers: list[int]) -> None:
+        for number in numbers:
+            self._completions.done(number)
+
+    def close(self) -> int:
+        """End the lanes; return the most bytes that units had alive outside the arena."""
+        for thread in self._lanes.values():
+            thread.stop()
+        for thread in self._lanes.values():
+            thread.join()
+        return self._units.peak_bytes
+
+    def _execute(self, order: Order) -> float | None:
+        if self._chaos is not None:
+            self._chaos.before(order.command)
+        if order.command.kind is Kind.COMPUTE:
+            return self._units.run(order.command)
+        if order.command.kind is Kind.LOAD:
+            self._transfers.load(order)
+        else:
+            self._transfers.store(order)
+        return None
+
+    def _report(self, message: Done | Broken) -> None:
+        with self._sending:
+            try:
+                self._connection.send(message)
+            except (BrokenPipeError, OSError):
+                os._exit(1)  # the parent is gone; nobody is left to work for
+
+
+def main() -> None:
+    """Serve runs until the parent hangs up."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.setswitchinterval(0.0005)  # lanes are threads; none may hold the interpreter for long
+    own = socket.socket(fileno=int(sys.argv[1]))
+    connection = Connection(os.dup(own.fileno()))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    run: Run | None = None
+    store: StoreView | None = None
+    store_fd, link_fd = -1, None
+    while True:
+        try:
+            message = connection.recv()
+        except (EOFError, OSError):
+            os._exit(0)  # lanes may be in the middle of something; nobody waits for it
+        if isinstance(message, Setup):
+            store_fd = receive_fd(own)
+            link_fd = receive_fd(own) if message.has_link else None
+            try:
+                store = StoreView(store_fd, message.store_bytes, message.places)
+                run = Run(message, store, link_fd, connection)
+                connection.send("ready")
+            except Exception as error:
+                connection.send(Broken(-1, "setup", f"{type(error).__name__}: {error}"))
+        elif message == "close":
+            assert run is not None
+            peak_bytes = run.close()
+            run = store = None
+            gc.collect()  # the arena goes before the next run reserves its own
+            os.close(store_fd)
+            if link_fd is not None:
+                os.close(link_fd)
+            connection.send(peak_bytes)
+        elif run is not None:
+            orders, numbers = message
+            run.done_elsewhere(numbers)
+            run.submit(orders)
+
+
+if __name__ == "__main__":
+    main()

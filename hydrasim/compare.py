@@ -1,0 +1,181 @@
+"""Every policy on one workload, side by side, against what no plan can beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from hydrasim.dag import critical_path_s, lower_bounds, minibatch_dag
+from hydrasim.dataflow import dataflow
+from hydrasim.errors import HydraError, PolicyError
+from hydrasim.mechanism import OURS, Effects, Mechanism
+from hydrasim.planning import make_plan
+from hydrasim.policies import Policy, make_policy
+from hydrasim.policies import policies as registered
+from hydrasim.profile import CostModel, StatedCosts
+from hydrasim.simulator import simulate
+from hydrasim.workload import ShardUnit, Workload
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hydrasim.cluster import Cluster
+    from hydrasim.timeline import Timeline
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a policy came to; all numbers are None, and error says why, when it cannot run the workload.
+
+    ratio_to_bound: makespan over the largest lower bound; None when that is 0. utilization: compute-busy
+    share of the makespan over all devices. num_loads: copies to a device; moved_bytes: both directions.
+    """
+
+    policy: str
+    work_conserving: bool
+    makespan_s: float | None = None
+    ratio_to_bound: float | None = None
+    utilization: float | None = None
+    moved_bytes: int | None = None
+    num_loads: int | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row a policy, with the bounds and the naive prediction for the same world, in seconds."""
+
+    rows: tuple[Row, ...]
+    bounds: dict[str, float]
+    naive_s: float
+
+    @property
+    def bound_s(self) -> float:
+        return max(self.bounds.values())
+
+    @property
+    def best(self) -> Row:
+        """The row of least makespan; of equal ones, the first.
+
+        Raises:
+            PolicyError: no policy can run the workload.
+        """
+        return min(self._finished(), key=_makespan_s)
+
+    @property
+    def worst_work_conserving(self) -> Row:
+        """The row of greatest makespan among the policies that never idle a device by design.
+
+        Raises:
+            PolicyError: no such policy can run the workload.
+        """
+        rows = [row for row in self._finished() if row.work_conserving]
+        if not rows:
+            raise PolicyError("no work-conserving policy was compared.")
+        return max(rows, key=_makespan_s)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row a policy, columns named as the fields of Row."""
+        import pandas as pd
+
+        frame: pd.DataFrame = pd.DataFrame([asdict(row) for row in self.rows], columns=list(Row.__dataclass_fields__))
+        return frame
+
+    def _finished(self) -> list[Row]:
+        rows = [row for row in self.rows if row.makespan_s is not None]
+        if not rows:
+            raise PolicyError(f"no policy can run this workload; {self.rows[0].policy}: {self.rows[0].error}")
+        return rows
+
+
+def compare(
+    workload: Workload,
+    cluster: Cluster,
+    policies: Sequence[Policy | str] | None = None,
+    *,
+    costs: CostModel | None = None,
+    mechanism: Mechanism = OURS,
+    effects: Effects = "transfers",
+    seed: int = 0,
+    on_policy: Callable[[Row], None] | None = None,
+) -> Comparison:
+    """Simulate policies, all registered ones by default, on one workload.
+
+    With transfers each makespan is that of the policy's plan (`make_plan`), since a plan is what the
+    executor follows; under "theory" the dynamic run's own, which following the plan would not change.
+    on_policy: called with each row as it comes.
+
+    Raises:
+        PolicyError: a policy is unknown. What goes wrong while one runs lands in its row.
+    """
+    chosen = [make_policy(policy) for policy in (registered() if policies is None else policies)]
+    if not chosen:
+        raise PolicyError("there are no policies to compare; name at least one.")
+    costs = StatedCosts(workload, cluster) if costs is None else costs
+    transfers = effects != "theory"
+    bounds = lower_bounds(workload, cluster, costs, transfers=transfers)
+    rows = []
+    for policy in chosen:
+        try:
+            if transfers:
+                _, timeline = make_plan(workload, cluster, policy, costs=costs, mechanism=mechanism, seed=seed)
+            else:
+                timeline = simulate(
+                    workload, cluster, policy, costs=costs, mechanism=mechanism, effects=effects, seed=seed
+                )
+            row = _row(policy, timeline, max(bounds.values()))
+        except HydraError as reason:
+            row = Row(policy.name, policy.work_conserving, error=str(reason))
+        rows.append(row)
+        if on_policy is not None:
+            on_policy(row)
+    return Comparison(tuple(rows), bounds, naive_s(workload, cluster, costs, transfers=transfers))
+
+
+def naive_s(workload: Workload, cluster: Cluster, costs: CostModel, *, transfers: bool = True) -> float:
+    """Predict a makespan from totals alone, in seconds: the yardstick that a simulator has to beat.
+
+    max(total compute / devices, longest job, bytes / bandwidth). The bytes: every unit loads the state
+    that it needs once (parameters for a forward, all state otherwise) and every update stores all of it.
+    Copies run on every device's link at once, loads beside stores, so the busier direction counts. Work
+    and bytes spread over unequal devices so that all end together. Without transfers only the first two.
+    """
+    devices = range(len(cluster.devices))
+    compute, loads, stores = ([0.0] * len(devices) for _ in range(3))
+    longest = 0.0
+    for job in workload.jobs:
+        longest = max(longest, critical_path_s(job, cluster, costs) * job.num_minibatches)
+        for phase, shard in minibatch_dag(job).nodes:
+            unit = ShardUnit(job.name, phase, shard, 0)
+            flow = dataflow(job, unit)
+            nbytes = next(need for key, need in flow.reads if key == flow.state)
+            for device in devices:
+                compute[device] += costs.compute_s(unit, device) * job.num_minibatches
+                if transfers and nbytes:
+                    loads[device] += costs.copy_s(nbytes, device, "h2d") * job.num_minibatches
+                    if flow.updates_state:
+                        stores[device] += costs.copy_s(nbytes, device, "d2h") * job.num_minibatches
+    return max(longest, _spread_s(compute), _spread_s(loads), _spread_s(stores))
+
+
+def _spread_s(alone_s: list[float]) -> float:
+    """Return the seconds of work that each device would take alone_s for, when all of them share it."""
+    return 0.0 if min(alone_s) == 0 else 1 / sum(1 / seconds for seconds in alone_s)
+
+
+def _row(policy: Policy, timeline: Timeline, bound_s: float) -> Row:
+    return Row(
+        policy.name,
+        policy.work_conserving,
+        timeline.makespan_s,
+        timeline.makespan_s / bound_s if bound_s else None,
+        timeline.utilization(),
+        timeline.moved_bytes,
+        sum(span.kind == "load" for span in timeline.spans),
+    )
+
+
+def _makespan_s(row: Row) -> float:
+    assert row.makespan_s is not None
+    return row.makespan_s

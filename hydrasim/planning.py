@@ -1,0 +1,117 @@
+"""From a policy to a plan: run it dynamically, then follow what it did and fill in the memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from hydrasim.dataflow import BlockKey, aligned, block_bytes
+from hydrasim.errors import ShardTooLarge
+from hydrasim.loop import run
+from hydrasim.mechanism import OURS, Effects, Mechanism
+from hydrasim.orchestrator import Orchestrator
+from hydrasim.plan import Plan
+from hydrasim.policies.follow_plan import FollowPlan
+from hydrasim.profile import CostModel, StatedCosts
+from hydrasim.residency import Residency
+from hydrasim.simulator import SimBackend, simulate
+from hydrasim.workload import TrainingJob, Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hydrasim.cluster import Cluster
+    from hydrasim.command import Command, Event
+    from hydrasim.policies.base import Policy
+    from hydrasim.timeline import Timeline
+
+
+def make_plan(
+    workload: Workload,
+    cluster: Cluster,
+    policy: Policy | str,
+    *,
+    costs: CostModel | None = None,
+    mechanism: Mechanism = OURS,
+    effects: Effects = "transfers",
+    seed: int = 0,
+    profile_digest: str = "",
+    commands: list[Command] | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> tuple[Plan, Timeline]:
+    """Plan a workload with a policy; return the plan and the simulated timeline of following it.
+
+    The policy runs dynamically once; its order of units is then simulated under FollowPlan, because a
+    backend that follows the plan knows the next uses and so moves other bytes than the dynamic run did.
+    That second timeline is the prediction: its makespan goes into the plan, and so do the offset and the
+    evictions of every step. Its header adds `planned_by`, the policy, and `peak_bytes`, per device the
+    most that lay in its arena plus the activation peak kept free.
+
+    Under effects "theory" nothing lies in memory, so steps keep no offsets and `peak_bytes` is absent.
+    commands: a list that receives the commands of the second run. on_event: sees both runs.
+
+    Raises:
+        ShardTooLarge: a unit cannot fit its device. PolicyError: the policy misbehaved.
+    """
+    costs = StatedCosts(workload, cluster) if costs is None else costs
+    dynamic = simulate(
+        workload, cluster, policy, costs=costs, mechanism=mechanism, effects=effects, seed=seed, on_event=on_event
+    )
+    order = Plan.of(dynamic, workload, cluster, profile_digest)
+    orchestrator = Orchestrator(
+        workload, cluster, FollowPlan(order), costs, mechanism=mechanism, effects=effects, seed=seed
+    )
+    timeline = run(
+        orchestrator, SimBackend(costs), commands=commands, on_event=on_event, seed=seed, planned_by=order.policy
+    )
+    if orchestrator.residency is not None:
+        peaks = [arena.peak_bytes + aligned(workload.working_bytes) for arena in orchestrator.residency.arenas]
+        timeline = replace(timeline, header=timeline.header | {"peak_bytes": peaks})
+    return _filled(order, orchestrator, timeline.makespan_s), timeline
+
+
+def misfits(workload: Workload, cluster: Cluster, mechanism: Mechanism = OURS) -> dict[str, str]:
+    """Return why each job that cannot fit the cluster's devices does not, by job name.
+
+    Every job is held against what the devices offer next to the whole workload's activation peak.
+    """
+    found: dict[str, str] = {}
+    for job in workload.jobs:
+        # A job alone would be offered more memory than it gets beside the others.
+        shards = tuple(replace(shard, working_bytes=workload.working_bytes) for shard in job.shards)
+        try:
+            Residency(Workload((replace(job, shards=shards),)), cluster, mechanism, None)
+        except ShardTooLarge as reason:
+            found[job.name] = str(reason)
+    return found
+
+
+def host_bytes(job: TrainingJob) -> int:
+    """Return the host memory that a job's data takes at most: its state and what units hand on.
+
+    That is the state of all shards, the boundaries and gradients of one mini-batch with its input and
+    targets, and the input and targets of the next one, which is fetched while this one goes backward.
+    """
+    last = len(job.shards) - 1
+    keys = [BlockKey("w", job.name, shard, -1) for shard in range(last + 1)]
+    keys += [BlockKey("x", job.name, shard, 0) for shard in range(last + 1)]
+    keys += [BlockKey("g", job.name, shard, 0) for shard in range(last)]
+    keys.append(BlockKey("y", job.name, last, 0))
+    if job.num_minibatches > 1:
+        keys += [BlockKey("x", job.name, 0, 1), BlockKey("y", job.name, last, 1)]
+    return sum(block_bytes(job, key) for key in keys)
+
+
+def _filled(plan: Plan, orchestrator: Orchestrator, makespan_s: float) -> Plan:
+    """Return the plan with the memory and makespan that following it came to."""
+    memory_of = orchestrator.memory_of
+    devices = tuple(
+        tuple(
+            replace(step, offset=memory_of[step.unit][0], evict=memory_of[step.unit][1])
+            if step.unit in memory_of
+            else step
+            for step in steps
+        )
+        for steps in plan.devices
+    )
+    return replace(plan, devices=devices, makespan_s=makespan_s)
