@@ -109,6 +109,7 @@ def backward(
 
 
 def needs_grad(leaf: Any) -> bool:
+    """Tell whether a leaf of a boundary is a tensor that wants a gradient."""
     return isinstance(leaf, torch.Tensor) and leaf.requires_grad
 
 

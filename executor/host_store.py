@@ -16,6 +16,8 @@ import torch
 
 from executor import randomness
 from executor.errors import HostMemoryError
+from executor.layout import parameters_of
+from executor.partition import Partition
 from executor.prepare import Prepared
 from executor.tensors import TreeSpec
 from hydrasim.dataflow import BlockKey, aligned, block_bytes
@@ -69,6 +71,7 @@ class StoreView:
 
 
 def parity_of(key: BlockKey) -> int:
+    """Return which of a mini-batch's two regions a boundary has; all but loaded data have one."""
     return key.minibatch % 2 if key.kind in ("x", "y") and (key.kind == "y" or key.shard == 0) else 0
 
 
@@ -98,19 +101,20 @@ class HostStore(StoreView):
         }
         self.location = {key: self._reserve(nbytes) for key, nbytes in sizes.items()}
         initial = self._end
-        bound = initial + sum(sizes.values())  # at the very most a spare for each shard
+        # Addresses only: a shard may have a store in flight for each unit in flight and one before them.
+        bound = initial + sum(sizes.values()) * 2 * (1 + len(prepared.devices))
         fd = os.memfd_create("hydrasim-store")
         try:
             os.ftruncate(fd, bound)
             _allocate(fd, 0, initial)
-        except OSError:
+        except (OSError, HostMemoryError):
             os.close(fd)
             raise
         super().__init__(fd, bound, places)
         self._spares: dict[int, list[int]] = {}
         self._sizes = sizes
         for part in prepared.partitions:
-            self._write_parameters(part)
+            self._write_initial(part)
 
     @property
     def reserved_bytes(self) -> int:
@@ -148,24 +152,23 @@ class HostStore(StoreView):
         self._end += aligned(nbytes)
         return start
 
-    def _write_parameters(self, part: object) -> None:
-        from executor.layout import parameters_of
-        from executor.partition import Partition
-
-        assert isinstance(part, Partition)
+    def _write_initial(self, part: Partition) -> None:
         for index, layers in enumerate(part.job.shards(part.cuts)):
-            block = self.block(BlockKey("w", part.job.name, index, -1))
-            for parameter, slot in zip(parameters_of(layers), part.shards[index].layout.parameters, strict=True):
+            block, layout = self.block(BlockKey("w", part.job.name, index, -1)), part.shards[index].layout
+            parameters = parameters_of(layers)
+            for parameter, slot in zip(parameters, layout.parameters, strict=True):
                 slot.view(block).copy_(parameter.detach())
+            for entry in layout.state:
+                state = part.job.initial_state(parameters[entry.parameter])
+                if entry.key in state:
+                    entry.slot.view(block).copy_(state[entry.key])
+                    layout.flags(block)[entry.parameter] = 1
 
 
 def _allocate(fd: int, offset: int, nbytes: int) -> None:
     """Back a range with memory, or say by how much the host falls short."""
-    available = next(
-        int(line.split()[1]) * 1024
-        for line in open("/proc/meminfo")
-        if line.startswith("MemAvailable")  # noqa: SIM115
-    )
+    with open("/proc/meminfo") as lines:
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     if nbytes > available:
         raise HostMemoryError(
             f"the jobs need {nbytes:,} bytes of host memory for state and boundaries; {available:,} are available."

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import itertools
 import pickle
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import nn
 from executor.errors import JobError
 from hydrasim.workload import JOB_NAME
 
+_NOT_OPTIONS = ("params", "param_names")
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -52,15 +54,13 @@ class TorchJob:
             raise JobError(f"job {self.name!r}: the dataloader must have a length of at least one mini-batch.")
         if self.epochs < 1 or (self.max_steps is not None and self.max_steps < 1):
             raise JobError(f"job {self.name!r}: epochs and max_steps must be at least 1.")
-        if isinstance(self.optimizer, torch.optim.LBFGS):
-            raise JobError(f"job {self.name!r}: LBFGS reruns the model within a step, which shards cannot.")
         self._check_layers()
 
     @cached_property
     def layers(self) -> tuple[nn.Module, ...]:
         """The chain of layers that shards are cut from."""
         if isinstance(self.model, nn.Sequential):
-            return tuple(self.model.children())
+            return tuple(self.model)  # children() would leave out the second use of a module
         if isinstance(self.model, (list, tuple)) and all(isinstance(layer, nn.Module) for layer in self.model):
             return tuple(self.model)
         raise JobError(
@@ -99,16 +99,38 @@ class TorchJob:
             )
         return [self.layers[low:high] for low, high in itertools.pairwise(bounds)]
 
+    @cached_property
+    def whole_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer as the reference loop has it, over the whole model; shards get their share of it.
+
+        Raises:
+            JobError: it is unsupported.
+        """
+        made = self.optimizer
+        if not isinstance(made, torch.optim.Optimizer):
+            made = made(self.module.parameters())
+        if not isinstance(made, torch.optim.Optimizer):
+            raise JobError(f"job {self.name!r}: optimizer made a {type(made).__name__}, which is no optimizer.")
+        if isinstance(made, torch.optim.LBFGS):
+            raise JobError(f"job {self.name!r}: LBFGS reruns the model within a step, which shards cannot.")
+        if "step" in vars(made):  # a scheduler puts a method of its own there
+            raise JobError(f"job {self.name!r}: the optimizer has a learning-rate scheduler, not supported yet.")
+        return made
+
     def recipe(self, parameters: list[nn.Parameter]) -> OptimizerRecipe:
         """Return what makes the optimizer of a shard with these of the model's parameters."""
-        if not isinstance(self.optimizer, torch.optim.Optimizer):
-            return OptimizerRecipe(self.name, self.optimizer if parameters else None)
-        group_of = {id(p): index for index, group in enumerate(self.optimizer.param_groups) for p in group["params"]}
-        options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        whole = self.whole_optimizer
+        group_of = {id(p): index for index, group in enumerate(whole.param_groups) for p in group["params"]}
         members = tuple(group_of.get(id(parameter)) for parameter in parameters)
         if all(member is None for member in members):
-            return OptimizerRecipe(self.name, None)
-        return OptimizerRecipe(self.name, type(self.optimizer), tuple(options), members)
+            return OptimizerRecipe(None)
+        options = [{k: v for k, v in group.items() if k not in _NOT_OPTIONS} for group in whole.param_groups]
+        attributes = {k: v for k, v in vars(whole).items() if k not in ("state", "param_groups")}
+        return OptimizerRecipe(type(whole), attributes, tuple(options), members)
+
+    def initial_state(self, parameter: nn.Parameter) -> dict[str, Any]:
+        """Return the state that the optimizer has for a parameter before the first step, mostly none."""
+        return dict(self.whole_optimizer.state.get(parameter, {}))
 
     def _check_layers(self) -> None:
         owner: dict[int, int] = {}
@@ -127,28 +149,29 @@ class TorchJob:
 class OptimizerRecipe:
     """Makes the optimizer of one shard wherever it is unpickled; None for a shard without one.
 
-    members: for an optimizer given as an instance, the group of each of the shard's parameters.
+    attributes: what the whole model's optimizer keeps beside groups and state. members: the group of
+    each of the shard's parameters.
     """
 
-    job: str
-    kind: Callable[..., torch.optim.Optimizer] | None
+    kind: type[torch.optim.Optimizer] | None
+    attributes: dict[str, Any] = field(default_factory=dict)
     groups: tuple[dict[str, Any], ...] = ()
     members: tuple[int | None, ...] = ()
 
     def make(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer | None:
-        """Make it over these parameters, which correspond to those of the recipe one by one."""
+        """Make it over these parameters, which correspond to those of the recipe one by one.
+
+        Unpickled rather than constructed: what a constructor was called with cannot be read back.
+        """
         if self.kind is None:
             return None
-        if not self.members:
-            made = self.kind(parameters)
-            if not isinstance(made, torch.optim.Optimizer) or isinstance(made, torch.optim.LBFGS):
-                raise JobError(f"job {self.job!r}: optimizer made a {type(made).__name__}, which is not supported.")
-            return made
         groups = [
-            {**options, "params": [p for p, member in zip(parameters, self.members, strict=True) if member == index]}
+            {"params": [p for p, member in zip(parameters, self.members, strict=True) if member == index], **options}
             for index, options in enumerate(self.groups)
         ]
-        return self.kind([group for group in groups if group["params"]])
+        made = self.kind.__new__(self.kind)
+        made.__setstate__({**self.attributes, "state": defaultdict(dict), "param_groups": groups})
+        return made
 
 
 def dump_without_weights(value: Any, parameters: list[nn.Parameter]) -> bytes:

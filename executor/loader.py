@@ -27,6 +27,8 @@ from executor.process import die_with_parent, receive_fd
 from executor.tensors import spec_of, write_tree
 from hydrasim.dataflow import BlockKey, aligned
 
+_END = object()
+
 
 class Loader:
     """Fetches mini-batches of one job into the host store, in the reference loop's order."""
@@ -34,33 +36,34 @@ class Loader:
     def __init__(self, setup: LoaderSetup, store: StoreView) -> None:
         self._setup, self._store = setup, store
         self._dataloader = pickle.loads(setup.payload)
-        self._batches: Iterator[Any] | None = None
+        self._batches: Iterator[Any] = iter(())
 
     def fetch(self, minibatch: int) -> None:
         """Put a mini-batch and the random state after it into the store.
 
         Raises:
-            ValueError: the loader ended early, or a mini-batch is larger than the first one.
+            ValueError: an epoch's length is not what the loader says, or a mini-batch is larger than the first.
         """
         setup = self._setup
         if minibatch == 0:
             randomness.seed_all(setup.seed)
         else:
             randomness.restore(self._store.read_random(setup.job, setup.num_slots - 1, minibatch - 1))
-        inputs, targets = self._next()
+        inputs, targets = self._next(minibatch)
         self._put(BlockKey("x", setup.job, 0, minibatch), inputs, setup.input_bytes)
         self._put(BlockKey("y", setup.job, setup.last_shard, minibatch), targets, setup.target_bytes)
         self._store.write_random(setup.job, 0, minibatch, randomness.save())
 
-    def _next(self) -> Any:
-        if self._batches is not None:
-            batch = next(self._batches, None)
-            if batch is not None:
-                return batch
-        self._batches = iter(self._dataloader)
-        batch = next(self._batches, None)
-        if batch is None:
-            raise ValueError("the dataloader ended early: it yields nothing although it has a length.")
+    def _next(self, minibatch: int) -> Any:
+        length = len(self._dataloader)
+        done = minibatch % length
+        if not done:
+            if next(self._batches, _END) is not _END:
+                raise ValueError(f"the dataloader yields more than the {length} mini-batches that it has by its length.")
+            self._batches = iter(self._dataloader)
+        batch = next(self._batches, _END)
+        if batch is _END:
+            raise ValueError(f"the dataloader ended early, after {done} of {length} mini-batches.")
         return batch
 
     def _put(self, key: BlockKey, tree: Any, room: int) -> None:
@@ -73,10 +76,11 @@ class Loader:
 
 
 def serve(connection: Connection, setup: LoaderSetup, store: StoreView) -> None:
-    """Answer fetch requests (command number, mini-batch) until the parent hangs up."""
+    """Say that the loader is ready; then answer requests (command number, mini-batch) until the parent hangs up."""
     number = -1
     try:
         loader = Loader(setup, store)
+        connection.send("ready")
         while True:
             number, minibatch = connection.recv()
             started = time.monotonic()
@@ -93,7 +97,6 @@ def main() -> None:
     """Fork a loader for every setup that arrives, each with a socket of its own."""
     own = socket.socket(fileno=int(sys.argv[1]))
     connection = Connection(os.dup(own.fileno()))
-    die_with_parent()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     torch.set_num_threads(1)
     while True:

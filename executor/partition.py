@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from executor.job import TorchJob
 from executor.pilot import JobPilot, ShardPilot
@@ -29,7 +30,7 @@ class Partition:
 
 
 def partition(
-    jobs: Sequence[TorchJob], memory_bytes: int, *, loading_zone_fraction: float | None = None
+    pilots: Sequence[JobPilot], memory_bytes: int, *, loading_zone_fraction: float | None = None
 ) -> list[Partition]:
     """Cut every job for a device of that much memory, the smallest one of the cluster.
 
@@ -43,26 +44,38 @@ def partition(
 
     Source: Algorithm 1 of the paper.
     """
-    pilots = {job.name: JobPilot(job) for job in jobs}
-    share = 0.5 if loading_zone_fraction is None else 1.0 - loading_zone_fraction
-    floor = 0
+    peak = 0
     for _ in range(_MAX_ROUNDS):
-        done = [_cut(job, pilots[job.name], memory_bytes, share, floor) for job in jobs]
+        done = [_cut(pilot, loading_zone_fraction, partial(_arena_bytes, memory_bytes, peak)) for pilot in pilots]
         # Every job must leave room for the peak of the others, so the greatest decides for all.
-        peak = max(shard.working_bytes for part in done for shard in part.shards)
-        constant_bytes = sum(part.constant_bytes for part in done)
-        if peak + constant_bytes <= floor:
+        found = reserved_bytes(done)
+        if found <= peak:
             return done
-        floor = peak + constant_bytes
+        peak = found
     return done
 
 
-def _cut(job: TorchJob, pilot: JobPilot, memory_bytes: int, share: float, floor: int) -> Partition:
+def partition_arena(
+    pilots: Sequence[JobPilot], arena_bytes: int, *, loading_zone_fraction: float | None = None
+) -> list[Partition]:
+    """Cut every job for that much room for state and boundaries, whatever the activation peak comes to."""
+    return [_cut(pilot, loading_zone_fraction, lambda _: arena_bytes) for pilot in pilots]
+
+
+def reserved_bytes(parts: Sequence[Partition]) -> int:
+    """Return what a device needs outside its arena: the activation peak, and all models' constant buffers."""
+    peak = max(aligned(shard.working_bytes) for part in parts for shard in part.shards)
+    return peak + sum(part.constant_bytes for part in parts)
+
+
+def _cut(pilot: JobPilot, loading_zone_fraction: float | None, arena_bytes: Callable[[ShardPilot], int]) -> Partition:
+    job = pilot.job
     num_layers = len(job.layers)
     if job.cuts is not None:
         job.shards(job.cuts)  # complains about impossible cuts
         bounds = list(itertools.pairwise([0, *job.cuts, num_layers]))
         return Partition(job, pilot, job.cuts, tuple(pilot.chain(bounds)))
+    share = 0.5 if loading_zone_fraction is None else 1.0 - loading_zone_fraction
     cuts: list[int] = []
     shards: list[ShardPilot] = []
     low, value = 0, pilot.input
@@ -71,14 +84,14 @@ def _cut(job: TorchJob, pilot: JobPilot, memory_bytes: int, share: float, floor:
         fitting: tuple[int, ShardPilot] | None = None
         for high in range(low + 1, num_layers + 1):
             tried = pilot.run(low, high, value)
-            need, room = _need(job, pilot, tried, input_bytes, high), _room(memory_bytes, share, floor, tried)
+            need, room = _need(job, pilot, tried, input_bytes, high), int(share * max(0, arena_bytes(tried)))
             if need > room:
                 break
-            fitting = (high, replace(tried))
+            fitting = (high, tried)
         if fitting is None:
             raise ShardTooLarge(
-                f"layer {low} of {job.name!r} needs {need:,} bytes for state, inputs and outputs beside an activation "
-                f"peak of {max(floor, tried.working_bytes):,}; of {memory_bytes:,} device bytes {room:,} are left.\n"
+                f"layer {low} of {job.name!r} needs {need:,} bytes for state, inputs and outputs; beside an activation "
+                f"peak of {tried.working_bytes:,} or more, {room:,} are left for one unit.\n"
                 "  Split the layer, use a smaller batch, or give the device more memory."
             )
         low, value = fitting[0], fitting[1].output
@@ -87,13 +100,13 @@ def _cut(job: TorchJob, pilot: JobPilot, memory_bytes: int, share: float, floor:
     return Partition(job, pilot, tuple(cuts[:-1]), tuple(shards))
 
 
+def _arena_bytes(memory_bytes: int, peak: int, shard: ShardPilot) -> int:
+    return memory_bytes - max(peak, aligned(shard.working_bytes))
+
+
 def _need(job: TorchJob, pilot: JobPilot, shard: ShardPilot, input_bytes: int, high: int) -> int:
     """Arena bytes of the shard's costliest unit: state, input, and its gradient or the target, and output."""
     last = high == len(job.layers)
     other = aligned(pilot.target_bytes) if last else aligned(shard.output_bytes)
     state = aligned(shard.layout.parameter_bytes) + aligned(shard.layout.optimizer_bytes)
     return state + 2 * aligned(input_bytes) + other
-
-
-def _room(memory_bytes: int, share: float, floor: int, shard: ShardPilot) -> int:
-    return int(max(0, memory_bytes - max(floor, aligned(shard.working_bytes))) * share)

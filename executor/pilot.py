@@ -20,6 +20,7 @@ from executor.errors import JobError
 from executor.job import TorchJob
 from executor.layout import ShardLayout, layout_of, parameters_of, tensor_state
 from executor.tensors import spec_of
+from hydrasim.errors import HydraError
 
 MARGIN_FRACTION = 0.02  # on top of the measured peak; the same unit on the same shapes allocates the same
 
@@ -47,41 +48,54 @@ class JobPilot:
 
     def __init__(self, job: TorchJob) -> None:
         self.job = job
+        self._done: dict[tuple[int, int], ShardPilot] = {}
         before = randomness.save()
         try:
             loader = cloudpickle.loads(cloudpickle.dumps(job.dataloader))
             batch = next(iter(loader))
         except StopIteration:
             raise JobError(f"job {job.name!r}: the dataloader yields nothing.") from None
+        except Exception as reason:
+            raise JobError(
+                f"job {job.name!r}: the dataloader failed on its first mini-batch: {type(reason).__name__}: {reason}"
+            ) from reason
         finally:
             randomness.restore(before)
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise JobError(f"job {job.name!r}: the dataloader must yield (input, target) pairs.")
         self.input, self.target = batch
-        self.input_bytes = spec_of(self.input).nbytes
-        self.target_bytes = spec_of(self.target).nbytes
+        self.input_bytes = max(1, spec_of(self.input).nbytes)  # what has no bytes would not travel
+        self.target_bytes = max(1, spec_of(self.target).nbytes)
 
     def run(self, low: int, high: int, value: Any) -> ShardPilot:
         """Pilot the shard of layers low .. high-1 on its input, twice: a first step makes optimizer state."""
-        before = randomness.save()
-        try:
-            randomness.seed_all(self.job.seed)
-            return self._run(low, high, value)
-        finally:
-            randomness.restore(before)
+        if (low, high) not in self._done:
+            before = randomness.save()
+            try:
+                randomness.seed_all(self.job.seed)
+                self._done[low, high] = self._run(low, high, value)
+            except HydraError:
+                raise
+            except Exception as reason:
+                raise JobError(
+                    f"job {self.job.name!r}: layers {low}..{high - 1} failed in their pilot run: "
+                    f"{type(reason).__name__}: {reason}"
+                ) from reason
+            finally:
+                randomness.restore(before)
+        return self._done[low, high]
 
     def _run(self, low: int, high: int, value: Any) -> ShardPilot:
+        """Run F, then B or L with a step, on a copy of the layers."""
         job, last = self.job, high == len(self.job.layers)
-        originals = parameters_of(job.layers[low:high])
         layers: list[nn.Module] = list(copy.deepcopy(nn.ModuleList(job.layers[low:high])))
         parameters = parameters_of(layers)
-        optimizer = job.recipe(originals).make(parameters)
         buffers = [buffer for layer in layers for buffer in layer.buffers()]
-        kept = [buffer.clone() for buffer in buffers]
         flags = [needs_grad(leaf) for leaf in pytree.tree_leaves(value)]
         tracker = BudgetTracker()
         tracker.exempt([parameters, buffers, value, self.target])
 
+        kept = [buffer.clone() for buffer in buffers]
         started = time.perf_counter()
         with tracker:
             output = forward(layers, value, flags, job.loss_fn if last else None, self.target)
@@ -91,38 +105,46 @@ class JobPilot:
                 f"job {job.name!r}: layers {low}..{high - 1} change their buffers in the forward pass (as BatchNorm "
                 "does); recomputation would change them twice, so this is not supported yet."
             )
-        working = tracker.peak_bytes
         output = pytree.tree_map_only(torch.Tensor, _detached, output)
-        gradients = [torch.ones_like(leaf) for leaf in pytree.tree_leaves(output) if needs_grad(leaf)]
-        states: list[dict[str, torch.Tensor]] = [{} for _ in parameters]
-        seconds, has_gradient = 0.0, ()
-        for first in (True, False):
+        originals = parameters_of(job.layers[low:high])
+        optimizer = job.recipe(originals).make(parameters)
+        states = [copy.deepcopy(job.initial_state(original)) for original in originals]
+        for parameter, state in zip(parameters, states, strict=True):
+            if optimizer is not None and state:
+                optimizer.state[parameter] = state
+        for first in (True, False):  # the first step makes optimizer state, every later one has it in the arena
+            gradients = [torch.ones_like(leaf) for leaf in pytree.tree_leaves(output) if needs_grad(leaf)]
             tracker.exempt([output, gradients, [list(state.values()) for state in states]])
-            tracker.reset_peak()
+
+            def keep(parameter: nn.Parameter) -> None:
+                index = next(i for i, p in enumerate(parameters) if p is parameter)
+                assert optimizer is not None
+                states[index] = tensor_state(optimizer, parameter, self._complain)
+                tracker.exempt(list(states[index].values()))
+
             started = time.perf_counter()
             with tracker:
                 if last:
-                    _, results = loss_and_backward(layers, value, flags, self.target, job.loss_fn)
+                    results = loss_and_backward(layers, value, flags, self.target, job.loss_fn)[1]
                 else:
                     results = backward(layers, value, flags, gradients)
                 has_gradient = tuple(parameter.grad is not None for parameter in parameters)
-
-                def keep(parameter: nn.Parameter) -> None:
-                    index = next(i for i, p in enumerate(parameters) if p is parameter)
-                    states[index] = tensor_state(optimizer, parameter, self._complain)
-                    tracker.exempt(list(states[index].values()))
-
                 if optimizer is not None:
                     step(optimizer, one_by_one=first, on_parameter=keep)
             seconds = time.perf_counter() - started
             del results  # alive during the step, as in a unit, which hands them on after it
-            working = max(working, tracker.peak_bytes)
             for parameter in parameters:
                 parameter.grad = None
         return ShardPilot(
-            layout_of(parameters, states), output, 0 if last else spec_of(output).nbytes, int(working * (1 + MARGIN_FRACTION)), forward_s,
-            max(0.0, seconds - forward_s), has_gradient, sum(buffer.untyped_storage().nbytes() for buffer in buffers),
-        )  # fmt: skip
+            layout=layout_of(parameters, states),
+            output=output,
+            output_bytes=0 if last else spec_of(output).nbytes,
+            working_bytes=int(tracker.peak_bytes * (1 + MARGIN_FRACTION)),
+            forward_s=forward_s,
+            backward_s=max(0.0, seconds - forward_s),
+            has_gradient=has_gradient,
+            constant_bytes=sum(buffer.untyped_storage().nbytes() for buffer in buffers),
+        )
 
     def chain(self, bounds: Sequence[tuple[int, int]]) -> list[ShardPilot]:
         """Pilot consecutive shards, each on the output of the one before."""

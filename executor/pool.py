@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from types import TracebackType
+from typing import Any
 
 from executor.devices import CpuDevice, Device
 from executor.devices.cpu import LinkClock
@@ -37,9 +39,11 @@ class DevicePool:
         self.close()
 
     def start(self) -> None:
-        """Start the processes that do not run yet."""
-        if not self.workers:
-            self.workers = [Child("executor.worker") for _ in self.devices]
+        """Start the processes that do not run: at first all; all again when one died between runs."""
+        if any(child.has_ended for child in self._children):
+            self.close()
+        while len(self.workers) < len(self.devices):
+            self.workers.append(Child("executor.worker"))
         if self._loader_host is None:
             self._loader_host = Child("executor.loader")
 
@@ -52,28 +56,37 @@ class DevicePool:
         self.start()
         for index, (worker, setup) in enumerate(zip(self.workers, setups, strict=True)):
             link_fd = self._link(index)
-            worker.connection.send(setup)
-            worker.send_fd(store_fd)
-            if link_fd is not None:
-                worker.send_fd(link_fd)
-        for index, worker in enumerate(self.workers):
-            try:
-                answer = worker.connection.recv()
-            except (EOFError, OSError):
-                answer = Broken(-1, "setup", f"the process {worker.describe_end()}")
+            with _named(worker, f"the worker of device {index}"):
+                worker.connection.send(setup)
+                worker.send_fd(store_fd)
+                if link_fd is not None:
+                    worker.send_fd(link_fd)
+        for index, answer in enumerate(self._answers()):
             if isinstance(answer, Broken):
                 raise ExecutionError(f"device {index} could not be set up: {answer.text}")
 
-    def open_loader(self, setup: LoaderSetup, store_fd: int) -> Connection:
-        """Fork a loader process and return the connection to it."""
+    def open_loaders(self, setups: Sequence[LoaderSetup], store_fd: int) -> dict[str, Connection]:
+        """Fork a loader process for each job; return the connections by job once all are ready.
+
+        Raises:
+            ExecutionError: a dataloader could not be made there.
+        """
         assert self._loader_host is not None
-        own, other = socket.socketpair()
-        self._loader_host.connection.send(setup)
-        self._loader_host.send_fd(store_fd)
-        self._loader_host.send_fd(other.fileno())
-        other.close()
-        self._loaders.append(Connection(own.detach()))
-        return self._loaders[-1]
+        for setup in setups:
+            own, other = socket.socketpair()
+            self._loaders.append(Connection(own.detach()))
+            with other, _named(self._loader_host, f"job {setup.job!r}: the process that forks loaders"):
+                self._loader_host.connection.send(setup)
+                self._loader_host.send_fd(store_fd)
+                self._loader_host.send_fd(other.fileno())
+        for setup, connection in zip(setups, self._loaders, strict=True):
+            try:
+                answer = connection.recv()
+            except (EOFError, OSError):
+                answer = Broken(-1, "setup", "the process ended")
+            if isinstance(answer, Broken):
+                raise ExecutionError(f"job {setup.job!r}: its loader could not be set up: {answer.text}")
+        return {setup.job: connection for setup, connection in zip(setups, self._loaders, strict=True)}
 
     def has_link(self, index: int) -> bool:
         device = self.devices[index]
@@ -82,19 +95,30 @@ class DevicePool:
     def end_run(self) -> list[int]:
         """Free what the run held in the workers; return each device's peak bytes outside its arena."""
         self._close_loaders()
-        for worker in self.workers:
-            worker.connection.send("close")
-        return [worker.connection.recv() for worker in self.workers]
+        for index, worker in enumerate(self.workers):
+            with _named(worker, f"the worker of device {index}"):
+                worker.connection.send("close")
+        return list(self._answers())
 
     def close(self) -> None:
         """End every process, whatever it is doing."""
         self._close_loaders()
-        for child in (*self.workers, *filter(None, [self._loader_host])):
+        for child in self._children:
             child.kill()
         self.workers, self._loader_host = [], None
         for fd in self._links.values():
             os.close(fd)
         self._links.clear()
+
+    @property
+    def _children(self) -> list[Child]:
+        return [*self.workers, *filter(None, [self._loader_host])]
+
+    def _answers(self) -> Iterator[Any]:
+        for index, worker in enumerate(self.workers):
+            with _named(worker, f"the worker of device {index}"):
+                answer = worker.connection.recv()
+            yield answer
 
     def _close_loaders(self) -> None:
         for connection in self._loaders:
@@ -111,3 +135,12 @@ class DevicePool:
         if name not in self._links:
             self._links[name] = LinkClock.create()
         return self._links[name]
+
+
+@contextmanager
+def _named(child: Child, name: str) -> Iterator[None]:
+    """Say which process ended, and how, when talking to it fails."""
+    try:
+        yield
+    except (EOFError, OSError):
+        raise ExecutionError(f"{name} {child.describe_end()} while idle.") from None

@@ -10,6 +10,7 @@ from executor.devices import Device
 from executor.errors import DeviceError
 from executor.job import TorchJob
 from executor.partition import Partition, partition
+from executor.pilot import JobPilot
 from hydrasim.cluster import Cluster
 from hydrasim.cluster import Device as SimulatedDevice
 from hydrasim.workload import Shard, TrainingJob, Workload
@@ -62,8 +63,11 @@ def prepare(
     *,
     loading_zone_fraction: float | None = None,
     fused: bool = True,
+    pilots: Sequence[JobPilot] | None = None,
 ) -> Prepared:
     """Cut the jobs for the devices and find out what each shard takes.
+
+    pilots: of the same jobs, from an earlier call, to spare their runs.
 
     Raises:
         ShardTooLarge: a layer fits no device. JobError: a job is unsupported. DeviceError: no devices.
@@ -71,7 +75,8 @@ def prepare(
     if not devices:
         raise DeviceError("there are no devices to train on; give at least one.")
     memory_bytes = min(device.describe().memory_bytes for device in devices)
-    parts = partition(jobs, memory_bytes, loading_zone_fraction=loading_zone_fraction)
+    pilots = [JobPilot(job) for job in jobs] if pilots is None else pilots
+    parts = partition(pilots, memory_bytes, loading_zone_fraction=loading_zone_fraction)
     prepared = Prepared(tuple(parts), tuple(devices), fused)
     assert prepared.workload  # names must differ
     return prepared

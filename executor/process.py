@@ -48,14 +48,18 @@ class Child:
             return "closed its connection"
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is over; it stays a zombie, so that its id, and its group's, is nobody else's."""
+        if self.process.returncode is not None:
+            return True
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
     def kill(self) -> None:
         """End the process and everything in its session, at once."""
-        if self.process.poll() is None:
-            try:
-                os.killpg(self.process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                self.process.kill()
-        self.process.wait()
+        if self.process.returncode is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            self.process.wait()
         self.connection.close()
         self.socket.close()
 
@@ -67,5 +71,5 @@ def receive_fd(source: socket.socket) -> int:
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends, even if this one is busy."""
+    """Have the kernel kill this process when the thread that forked it ends, even if this one is busy."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

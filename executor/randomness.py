@@ -15,13 +15,13 @@ def seed_all(seed: int) -> None:
     """Seed as the reference loop does; numpy's global generator, which that leaves alone, gets the seed too."""
     torch.manual_seed(seed)
     random.seed(seed)
-    numpy.random.seed(seed % 2**32)  # noqa: NPY002  # users' datasets draw from the global generator
+    numpy.random.seed(seed % 2**32)
 
 
 def save(cuda_device: int | None = None) -> bytes:
     """Return the state of every global generator."""
     cuda = None if cuda_device is None else torch.cuda.get_rng_state(cuda_device).numpy().tobytes()
-    state = (torch.get_rng_state().numpy().tobytes(), random.getstate(), numpy.random.get_state(), cuda)  # noqa: NPY002
+    state = (torch.get_rng_state().numpy().tobytes(), random.getstate(), numpy.random.get_state(), cuda)
     return pickle.dumps(state, protocol=pickle.HIGHEST_PROTOCOL)
 
 
@@ -30,7 +30,7 @@ def restore(state: bytes, cuda_device: int | None = None, seed: int = 0) -> None
     cpu, python, numpy_state, cuda = pickle.loads(state)
     torch.set_rng_state(torch.frombuffer(bytearray(cpu), dtype=torch.uint8))
     random.setstate(python)
-    numpy.random.set_state(numpy_state)  # noqa: NPY002
+    numpy.random.set_state(numpy_state)
     if cuda_device is not None:
         if cuda is None:
             torch.cuda.manual_seed(seed)

@@ -23,9 +23,12 @@ class Slot:
     requires_grad: bool = False
 
     def view(self, buffer: torch.Tensor) -> torch.Tensor:
-        """Return the tensor as a view of a uint8 buffer."""
+        """Return the tensor as a view of a uint8 buffer, for autograd a tensor of its own.
+
+        Else a copy to anywhere in the buffer would count as a change of what a graph saved.
+        """
         flat = buffer[self.offset : self.offset + self.nbytes].view(self.dtype)
-        return flat.as_strided(self.shape, self.stride)
+        return flat.as_strided(self.shape, self.stride).data
 
 
 @dataclass(frozen=True, slots=True)

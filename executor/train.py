@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ import torch
 
 from executor.backend import TorchBackend
 from executor.devices import CudaDevice, Device
-from executor.errors import ExecutionError
+from executor.errors import ExecutionError, JobError
 from executor.host_store import HostStore
 from executor.job import TorchJob, dump_without_weights
 from executor.layout import parameters_of
@@ -134,7 +135,7 @@ def _open(
             )
         )  # fmt: skip
     pool.open(setups, store.fd)
-    loaders = {part.job.name: pool.open_loader(_loader_setup(part, store), store.fd) for part in prepared.partitions}
+    loaders = pool.open_loaders([_loader_setup(part, store) for part in prepared.partitions], store.fd)
     label = "measured" if all(isinstance(device, CudaDevice) for device in prepared.devices) else "emulated"
     return TorchBackend(prepared.workload, pool, loaders, store, label)
 
@@ -143,7 +144,13 @@ def _job_setup(part: Partition, fused: bool) -> JobSetup:
     shards = [list(layers) for layers in part.job.shards(part.cuts)]
     parameters = [parameters_of(layers) for layers in shards]
     recipes = [part.job.recipe(mine) for mine in parameters]
-    payload = dump_without_weights((shards, part.job.loss_fn, recipes), sum(parameters, []))
+    try:
+        payload = dump_without_weights((shards, part.job.loss_fn, recipes), list(itertools.chain(*parameters)))
+    except Exception as reason:
+        raise JobError(
+            f"job {part.job.name!r}: model, loss or optimizer cannot be sent to a worker process: "
+            f"{type(reason).__name__}: {reason}"
+        ) from reason
     return JobSetup(
         part.job.name,
         payload,

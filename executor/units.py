@@ -10,11 +10,11 @@ from executor import randomness
 from executor.compute import backward, forward, loss_and_backward, step
 from executor.devices import DeviceMemory
 from executor.host_store import StoreView
-from executor.transfer import spec_key
 from executor.job import load_without_weights
 from executor.layout import ShardOnDevice, parameters_of
 from executor.messages import JobSetup, Setup
 from executor.tensors import Slot, TreeSpec, spec_of, write_tree
+from executor.transfer import spec_key
 from hydrasim.command import Command
 from hydrasim.dataflow import BlockKey, aligned
 from hydrasim.workload import Phase, ShardUnit
@@ -64,7 +64,7 @@ class Units:
         job = self._jobs[unit.job]
         shard = job.shards[unit.shard]
         blocks: Blocks = {_role(key, unit): (key, offset) for key, offset in command.places}
-        state = self._bytes(job, blocks["w"])
+        state = self._state(job, unit.shard, blocks)
         shard.attach_parameters(state)
         cuda = self._memory.cuda_index
         randomness.restore(self._store.read_random(unit.job, unit.shard, unit.minibatch), cuda, job.setup.seed)
@@ -123,9 +123,9 @@ class Units:
             step(shard.optimizer)
             shard.keep_state(state)
 
-    def _bytes(self, job: _Job, block: tuple[BlockKey, int]) -> torch.Tensor:
-        layout = job.setup.layouts[block[0].shard]
-        return self._memory.arena[block[1] : block[1] + layout.block_bytes]
+    def _state(self, job: _Job, shard: int, blocks: Blocks) -> torch.Tensor:
+        offset = blocks["w"][1] if "w" in blocks else 0  # a shard without parameters has no block
+        return self._memory.arena[offset : offset + job.setup.layouts[shard].block_bytes]
 
     def _read(self, block: tuple[BlockKey, int]) -> tuple[Any, list[bool]]:
         """Return a boundary as views of the arena, and which of its leaves want a gradient."""

@@ -22,7 +22,7 @@ from executor.chaos import Chaos
 from executor.host_store import StoreView
 from executor.lanes import Completions, LaneThread
 from executor.messages import Broken, Done, Order, Setup
-from executor.process import die_with_parent, receive_fd
+from executor.process import receive_fd
 from executor.transfer import Transfers
 from executor.units import Units
 from hydrasim.command import Kind, Lane
@@ -88,7 +88,6 @@ class Run:
 
 def main() -> None:
     """Serve runs until the parent hangs up."""
-    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.setswitchinterval(0.0005)  # lanes are threads; none may hold the interpreter for long
     own = socket.socket(fileno=int(sys.argv[1]))

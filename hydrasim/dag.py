@@ -79,7 +79,8 @@ def lower_bounds(workload: Workload, cluster: Cluster, costs: CostModel, transfe
 def _ends_s(job: TrainingJob, cluster: Cluster, costs: CostModel) -> float:
     """Return the least time before a job's first unit and after its last one."""
     state = BlockKey("w", job.name, 0, -1)
-    first = block_bytes(job, state) if len(job.shards) == 1 else aligned(job.shards[0].parameter_bytes)
+    starts_with_loss = job.fused and len(job.shards) == 1  # which needs the optimizer's state at once
+    first = block_bytes(job, state) if starts_with_loss else aligned(job.shards[0].parameter_bytes)
     devices = range(len(cluster.devices))
     before = max(min(costs.copy_s(first, index, "h2d") for index in devices) if first else 0.0, costs.fetch_s(job.name))
     last = block_bytes(job, state)

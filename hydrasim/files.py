@@ -3,142 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveInt
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from hydrasim.cluster import Cluster, Device, Link
 from hydrasim.errors import ClusterError, HydraError, ProfileError, WorkloadError
 from hydrasim.profile import KindProfile, Measurement, Profile
-from hydrasim.workload import ActivationMode, Phase, Shard, TrainingJob, Workload
+from hydrasim.schemas import ClusterFile, MeasurementFile, ProfileFile, WorkloadFile
+from hydrasim.workload import Phase, Shard, TrainingJob, Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_FILE_BYTES = 1 << 30
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ShardFile(_Strict):
-    """A shard as a file states it; see `hydrasim.workload.Shard` for the meaning of each field."""
-
-    forward_s: NonNegativeFloat
-    backward_s: NonNegativeFloat
-    parameter_bytes: NonNegativeInt = 0
-    optimizer_bytes: NonNegativeInt = 0
-    output_bytes: NonNegativeInt = 0
-    working_bytes: NonNegativeInt = 0
-
-
-class JobFile(_Strict):
-    """A job as a file states it; `repeat` writes its shard list that many times over."""
-
-    name: str
-    shards: list[ShardFile] = Field(min_length=1)
-    repeat: PositiveInt = 1
-    minibatches: PositiveInt
-    epochs: PositiveInt = 1
-    fused: bool = True
-    activation_mode: ActivationMode = "recompute"
-    input_bytes: NonNegativeInt = 0
-    target_bytes: NonNegativeInt = 0
-    fetch_s: NonNegativeFloat = 0.0
-
-
-class WorkloadFile(_Strict):
-    version: Literal[1] = 1
-    jobs: list[JobFile] = Field(min_length=1)
-
-
-class LinkFile(_Strict):
-    bytes_per_s: float = Field(default=float("inf"), gt=0)
-    latency_s: NonNegativeFloat = 0.0
-
-
-class DeviceFile(_Strict):
-    memory_bytes: PositiveInt
-    count: PositiveInt = 1
-    speed: float = Field(default=1.0, gt=0)
-    h2d: LinkFile = LinkFile()
-    d2h: LinkFile = LinkFile()
-    kind: str = "simulated"
-
-
-class ClusterFile(_Strict):
-    version: Literal[1] = 1
-    devices: list[DeviceFile] = Field(min_length=1)
-
-
-class StepFile(_Strict):
-    unit: str
-    mode: ActivationMode = "recompute"
-    offset: NonNegativeInt | None = None
-    evict: list[str] = []
-
-
-class PlanFile(_Strict):
-    version: Literal[1]
-    workload: str
-    cluster: str
-    profile: str = ""
-    policy: str = ""
-    makespan_s: NonNegativeFloat | None = None
-    devices: list[list[StepFile]]
-
-
-class TimelineHeader(BaseModel):
-    """The first line of a timeline; further fields are kept as they are."""
-
-    model_config = ConfigDict(extra="allow")
-    version: Literal[1]
-
-
-class SpanFile(_Strict):
-    number: NonNegativeInt
-    kind: Literal["fetch", "load", "compute", "store"]
-    device: int = Field(ge=-1)
-    lane: Literal["h2d", "compute", "d2h", "host"]
-    unit: str
-    start_s: FiniteFloat
-    end_s: FiniteFloat
-    block: str = ""
-    nbytes: NonNegativeInt = 0
-    after: tuple[NonNegativeInt, ...] = ()
-    eligible: tuple[str, ...] = ()
-
-
-class MeasurementFile(_Strict):
-    median_s: NonNegativeFloat
-    spread_fraction: NonNegativeFloat
-    num_samples: PositiveInt
-
-
-class UnitFile(MeasurementFile):
-    job: str
-    phase: Literal["F", "L", "B"]
-    shard: NonNegativeInt
-
-
-class CopyFile(MeasurementFile):
-    nbytes: NonNegativeInt
-
-
-class KindFile(_Strict):
-    units: list[UnitFile]
-    copies: dict[Literal["h2d", "d2h"], list[CopyFile]]
-
-
-class ProfileFile(_Strict):
-    version: Literal[1]
-    workload: WorkloadFile
-    kinds: dict[str, KindFile]
-    fetches: dict[str, MeasurementFile]
-    provenance: dict[str, Any] = {}
 
 
 def read_text(path: Path, error: type[HydraError]) -> str:
@@ -158,7 +42,8 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     except OSError as reason:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise HydraError(f"cannot write {path}: {reason.strerror}.") from None
 
 
@@ -184,7 +69,9 @@ def read_workload(path: Path) -> Workload:
     Raises:
         WorkloadError: naming the field that is wrong.
     """
-    return _workload(_read_yaml(path, WorkloadFile, WorkloadError))
+    file = _read_yaml(path, WorkloadFile, WorkloadError)
+    with _naming(path, WorkloadError):
+        return _workload(file)
 
 
 def read_cluster(path: Path) -> Cluster:
@@ -194,6 +81,11 @@ def read_cluster(path: Path) -> Cluster:
         ClusterError: naming the field that is wrong.
     """
     file = _read_yaml(path, ClusterFile, ClusterError)
+    with _naming(path, ClusterError):
+        return _cluster(file)
+
+
+def _cluster(file: ClusterFile) -> Cluster:
     return Cluster(
         tuple(
             Device(d.memory_bytes, d.speed, Link(**d.h2d.model_dump()), Link(**d.d2h.model_dump()), d.kind)
@@ -204,6 +96,11 @@ def read_cluster(path: Path) -> Cluster:
 
 
 def read_profile(path: Path) -> Profile:
+    """Read a profile file.
+
+    Raises:
+        ProfileError: naming the field that is wrong.
+    """
     file = read_json(path, ProfileFile, ProfileError)
     kinds = {
         name: KindProfile(
@@ -213,7 +110,9 @@ def read_profile(path: Path) -> Profile:
         for name, kind in file.kinds.items()
     }
     fetches = {job: _measurement(m) for job, m in file.fetches.items()}
-    return Profile(_workload(file.workload), kinds, fetches, file.provenance)
+    with _naming(path, ProfileError):
+        cluster = None if file.cluster is None else _cluster(file.cluster)
+        return Profile(_workload(file.workload), kinds, fetches, file.provenance, cluster)
 
 
 def profile_fields(profile: Profile) -> dict[str, Any]:
@@ -237,7 +136,21 @@ def profile_fields(profile: Profile) -> dict[str, Any]:
         "kinds": kinds,
         "fetches": {job: vars(m) for job, m in profile.fetches.items()},
         "provenance": profile.provenance,
+        "cluster": None if profile.cluster is None else cluster_fields(profile.cluster),
     }
+
+
+def cluster_fields(cluster: Cluster) -> dict[str, Any]:
+    """Return a cluster as plain JSON values, the inverse of `read_cluster`; infinite bandwidth is left out."""
+    return {"version": 1, "devices": [_device_fields(device) for device in cluster.devices]}
+
+
+def _device_fields(device: Device) -> dict[str, Any]:
+    links = {
+        direction: {name: value for name, value in vars(link).items() if math.isfinite(value)}
+        for direction, link in (("h2d", device.h2d), ("d2h", device.d2h))
+    }
+    return vars(device) | links
 
 
 def workload_fields(workload: Workload) -> dict[str, Any]:
@@ -274,8 +187,17 @@ def _read_yaml(path: Path, model: type[Model], error: type[HydraError]) -> Model
         return model.model_validate(yaml.safe_load(text))
     except ValidationError as reason:
         raise error(f"{path}: {_first(reason)}") from None
-    except (yaml.YAMLError, json.JSONDecodeError, RecursionError) as reason:
+    except (yaml.YAMLError, ValueError, RecursionError) as reason:  # ValueError: a date such as 2024-13-01
         raise error(f"{path} is neither YAML nor JSON: {str(reason).splitlines()[0]}.") from None
+
+
+@contextmanager
+def _naming(path: Path, error: type[HydraError]) -> Iterator[None]:
+    """Say which file it was whose fields are each allowed, but do not go together."""
+    try:
+        yield
+    except HydraError as reason:
+        raise error(f"{path}: {reason}") from None
 
 
 def _first(reason: ValidationError) -> str:

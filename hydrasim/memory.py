@@ -11,6 +11,7 @@ only on the order of the units bound to the device, never on timing, and memory 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 from hydrasim.dataflow import ALIGNMENT, BlockKey
@@ -150,7 +151,7 @@ class Arena:
             cuts.update(cut for cut in (retired.offset, retired.end) if offset < cut < offset + nbytes)
         ordered = sorted(cuts)
         segments: list[Segment] = []
-        for start, end in zip(ordered, ordered[1:], strict=False):
+        for start, end in pairwise(ordered):
             guards = frozenset(g for r in overlapping if r.offset < end and start < r.end for g in r.guards)
             if segments and segments[-1].guards == guards:
                 segments[-1] = segments[-1]._replace(end=end - offset)

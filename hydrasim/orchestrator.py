@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import networkx as nx
 
     from hydrasim.cluster import Cluster
+    from hydrasim.plan import Plan
     from hydrasim.policies.base import Policy
     from hydrasim.profile import CostModel
 
@@ -41,7 +42,8 @@ class Orchestrator:
     """The brain of one run.
 
     progress: each job's progress by name. in_flight: per device, the units issued and not yet done, at
-    most a running and a bound one. beliefs: the costs that the policy sees.
+    most a running and a bound one. num_devices: how many are used; a mechanism may cap them, a plan says
+    itself. beliefs: the costs that the policy sees.
     """
 
     def __init__(
@@ -64,11 +66,11 @@ class Orchestrator:
             job.name: JobProgress(order, job, templates[job.name], self._unit_seconds(job.name, templates[job.name]))
             for order, job in enumerate(workload.jobs)
         }
-        self._num_devices = len(cluster.devices)
-        if mechanism.cap_devices:
-            self._num_devices = min(self._num_devices, len(workload.jobs))
         self.in_flight: list[deque[ShardUnit]] = [deque() for _ in cluster.devices]
         self.plan = policy.plan
+        self.num_devices = len(cluster.devices)
+        if mechanism.cap_devices and self.plan is None:
+            self.num_devices = min(self.num_devices, len(workload.jobs))
         future = None
         if self.plan is not None:
             self.plan.check(workload, len(cluster.devices))
@@ -81,6 +83,7 @@ class Orchestrator:
         self._num_issued = self._num_jobs_done = 0
         self._next_number = self._num_outstanding = 0
         self._commands: list[Command] = []
+        self._alternatives: tuple[ShardUnit, ...] = ()
         self._story: deque[str] = deque(maxlen=_STORY_LENGTH)
         self._view = View(self)
 
@@ -152,7 +155,7 @@ class Orchestrator:
         while again:
             again = False
             for busy in (0, 1) if ahead else (0,):
-                for device in range(self._num_devices):
+                for device in range(self.num_devices):
                     if len(self.in_flight[device]) == busy and self._serve(device):
                         again = self.plan is not None  # a unit issued here may free a step elsewhere
         if not any(self.in_flight) and self._num_jobs_done < len(self.progress):
@@ -301,10 +304,23 @@ class Orchestrator:
         self._story.extend(map(str, commands[-_STORY_LENGTH:]))
         return commands
 
+    def _complain_of_order(self, plan: Plan) -> None:
+        """Say which units of a plan wait for units that come later in it."""
+        lines = ["the plan cannot go on: every device's next unit waits for one that has not been run."]
+        for device, position in enumerate(self._plan_position):
+            if position < len(plan.devices[device]):
+                unit = plan.devices[device][position].unit
+                possible = self.progress[unit.job].issuable()
+                ahead = ", ".join(f"{u} (device {plan.device_of[u]})" for u in possible) or "the units now running"
+                lines.append(f"  Device {device} is at {unit}; job {unit.job!r} can only go on with {ahead}.")
+        raise PlanError("\n".join(lines) + "\n  Reorder these units so that every unit follows its predecessors.")
+
     def _unit_seconds(self, job: str, template: Template) -> list[float]:
         return [self.beliefs.compute_s(ShardUnit(job, *node, 0), 0) for node in template.nodes]
 
     def _complain_of_idling(self) -> None:
+        if self.plan is not None:
+            self._complain_of_order(self.plan)
         left = [name for name, progress in self.progress.items() if not progress.finished]
         raise PolicyError(
             f"{self.policy.name} chose nothing for any device, nothing runs, and work is left in {', '.join(left)}.\n"

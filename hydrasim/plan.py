@@ -109,7 +109,8 @@ class Plan:
         Raises:
             PlanError: it is not a plan of this version.
         """
-        from hydrasim.files import PlanFile, read_json
+        from hydrasim.files import read_json
+        from hydrasim.schemas import PlanFile
 
         file = read_json(path, PlanFile, PlanError)
         devices = tuple(

@@ -87,13 +87,15 @@ class Profile:
     """Measured costs of a workload, with where and how they were measured.
 
     kinds: by `Device.kind`. fetches: seconds a job's loader takes a mini-batch. provenance: host,
-    versions, thread count, repeats; free text for people, never read by the simulator.
+    versions, thread count, repeats; free text for people, never read by the simulator. cluster: what
+    it was measured on, the default to simulate on.
     """
 
     workload: Workload
     kinds: dict[str, KindProfile]
     fetches: dict[str, Measurement]
     provenance: dict[str, Any] = field(default_factory=dict)
+    cluster: Cluster | None = None
 
     def costs(self, cluster: Cluster) -> MeasuredCosts:
         """Return the measured costs on that cluster's devices.

@@ -35,6 +35,7 @@ class JobProgress:
         self._unit_s = unit_s
         self.minibatch_s = sum(unit_s)
         self.minibatch_left_s = self.minibatch_s
+        self.remaining_s = self._remaining_s()
         self._ready: list[ShardUnit] | None = None
 
     @property
@@ -55,9 +56,8 @@ class JobProgress:
         """Epochs left, the current one included."""
         return self.job.epochs - self.minibatch // self.job.minibatches
 
-    @property
-    def remaining_s(self) -> float:
-        """Believed training seconds left: ((e - 1) b + c_e - 1) t + c_m.
+    def _remaining_s(self) -> float:
+        """Return the believed training seconds left: ((e - 1) b + c_e - 1) t + c_m.
 
         Source: Algorithm 2 of the paper, with e, b, c_e, t and c_m spelt epochs_left,
         minibatches_per_epoch, minibatches_left, minibatch_s and minibatch_left_s.
@@ -98,6 +98,7 @@ class JobProgress:
         self.num_issued_units += 1
         self.devices[device] = self.devices.get(device, 0) + 1
         self.last_issue = sequence
+        self.remaining_s = self._remaining_s()
         self._ready = None
 
     def finish(self, unit: ShardUnit, seconds: float) -> None:

@@ -276,9 +276,12 @@ class Residency:
     def _store(self, block: Block, unit: ShardUnit, device: int, emit: Emit) -> None:
         lane = Lane.COMPUTE if self._mechanism.synchronous_copies else Lane.D2H
         nbytes = block.nbytes if block.dirty or block.key.kind != "w" else block.valid_bytes
-        command = emit(Kind.STORE, lane, device, unit, set(block.guards), block, 0, nbytes)
-        block.last_store, block.dirty = command.number, False
         home = self._homes[block.key]
+        after = set(block.guards)
+        if home.ready is not None:  # another device may still be storing an older version
+            after.add(home.ready)
+        command = emit(Kind.STORE, lane, device, unit, after, block, 0, nbytes)
+        block.last_store, block.dirty = command.number, False
         home.ready, home.dirty_on = command.number, None
 
     def _retire(self, block: Block, device: int) -> None:

@@ -76,7 +76,7 @@ class SimBackend:
         import simpy
 
         self._costs = costs
-        self._env = simpy.Environment()
+        self._env = simpy.Environment(0.0)
         self._lanes: dict[tuple[int | str, Lane], _QueuedLane] = {}
         self._unfinished: dict[int, list[_QueuedLane]] = {}  # command -> lanes whose head waits for it
         self._events: deque[Finished] = deque()

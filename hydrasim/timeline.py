@@ -125,20 +125,29 @@ class Timeline:
         Raises:
             TimelineError: the file is missing, malformed or of another version.
         """
-        from hydrasim.files import SpanFile, TimelineHeader, parse_line, read_text
+        from hydrasim.files import parse_line, read_text
+        from hydrasim.schemas import SpanFile, TimelineHeader
 
         lines = read_text(path, TimelineError).splitlines()
         if not lines:
             raise TimelineError(f"{path} is empty; a timeline starts with a header line.")
-        header = parse_line(path, 1, lines[0], TimelineHeader, TimelineError).model_dump()
+        header = parse_line(path, 1, lines[0], TimelineHeader, TimelineError).model_dump(exclude_unset=True)
         header.pop("version")
         spans = [
             Span(**parse_line(path, number, line, SpanFile, TimelineError).model_dump())
             for number, line in enumerate(lines[1:], 2)
         ]
-        return cls(tuple(spans), header)
+        timeline = cls(tuple(spans), header)
+        for number, span in enumerate(spans, 2):
+            if not (HOST if span.kind == Kind.FETCH.value else 0) <= span.device < timeline.num_devices:
+                raise TimelineError(
+                    f"{path}, line {number}: device: a {span.kind} on device {span.device}; "
+                    f"there are {timeline.num_devices} devices."
+                )
+        return timeline
 
 
 def _compact(span: Span) -> dict[str, Any]:
-    """Leave out empty fields: most spans have no block, or no alternatives."""
-    return {key: value for key, value in asdict(span).items() if value or key in ("number", "device", "start_s")}
+    """Leave out empty fields: most spans have no block, or no alternatives. Zeros of the others stay."""
+    kept = ("number", "device", "start_s", "end_s")
+    return {key: value for key, value in asdict(span).items() if value or key in kept}

@@ -49,7 +49,7 @@ class View:
     def __init__(self, orchestrator: Orchestrator) -> None:
         self._orchestrator = orchestrator
         self.jobs: tuple[JobView, ...] = tuple(orchestrator.progress.values())
-        self.num_devices = len(orchestrator.cluster.devices)
+        self.num_devices = orchestrator.num_devices
         self.rng: Random = orchestrator.rng
 
     def eligible(self, device: int) -> Sequence[ShardUnit]:

@@ -43,5 +43,6 @@ class DeviceMemory(ABC):
     def computing(self) -> AbstractContextManager[object]:
         """Return the context that units run in."""
 
+    @abstractmethod
     def finish_compute(self) -> None:
         """Wait until everything computed so far has happened."""

@@ -80,6 +80,9 @@ class _CpuMemory(DeviceMemory):
         assert self.tracker is not None
         return self.tracker
 
+    def finish_compute(self) -> None:
+        """Do nothing: the CPU computes as it is told."""
+
 
 class LinkClock:
     """When each direction of a link is free again, kept in a shared file under the kernel's locks."""

@@ -1,0 +1,41 @@
+# Every target sets up what it needs; `make demo` and `make test` work on a fresh machine.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint types exactness nightly validate ci clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: .venv/installed  ## profile, simulate, plan, execute and compare, into results/demo/
+	$(BIN)/hydrasim demo
+
+test: .venv/installed  ## the test suite
+	$(BIN)/python -m pytest
+
+lint: .venv/installed  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed  ## mypy --strict on hydrasim
+	$(BIN)/mypy
+
+exactness: .venv/installed  ## the full matrix of byte-identity, minutes
+	$(BIN)/python -m pytest -m exactness_full
+
+nightly: .venv/installed  ## the invariants on 2,000 random worlds each
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/invariants --timeout=3600
+
+validate: .venv/installed  ## the demo's plans, each executed nine times, into results/demo/validation/
+	$(BIN)/hydrasim validate --output results/demo/validation
+
+ci: test lint types  ## what .ci/run runs, and a smoke demo
+	$(BIN)/hydrasim demo --smoke --output "$$(mktemp -d)"
+
+clean:  ## remove the virtual environment and caches
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,24 @@
+"""Compares tensors by their bytes: two runs are the same only if this finds nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+
+def identical(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return the names under which a and b differ in presence, dtype, shape or raw bytes, in order.
+
+    The integer view counts: -0.0 differs from 0.0, and a NaN equals only the same NaN.
+    """
+    names = dict.fromkeys([*a, *b])
+    return [name for name in names if name not in a or name not in b or not _same(a[name], b[name])]
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(_bytes(a), _bytes(b))
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

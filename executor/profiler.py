@@ -1,0 +1,152 @@
+"""Measures a workload's units, copies and fetches by really training it for a few mini-batches.
+
+The measured runs take the very path that plans take later (same workers, lanes, budget, neighbours), so
+there is no second code to keep in step and contention between devices is in the numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from executor.pool import DevicePool
+from executor.prepare import Prepared
+from executor.train import train
+from hydrasim.command import HOST, Event, Kind
+from hydrasim.files import write_text
+from hydrasim.mechanism import OURS, Mechanism
+from hydrasim.profile import Direction, KindProfile, Measurement, Profile
+from hydrasim.timeline import Timeline
+from hydrasim.workload import Phase, ShardUnit
+
+Samples = dict[str, list[float]]  # "kind|what|..." -> seconds
+
+_POLICY = "round-robin"  # every job keeps moving, so copies overlap units as they will
+
+
+def profile(
+    prepared: Prepared,
+    *,
+    path: Path | None = None,
+    rounds: int = 3,
+    minibatches: int = 3,
+    mechanism: Mechanism = OURS,
+    pool: DevicePool | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> Profile:
+    """Measure a prepared workload; weights stay as they are. Write the profile to `path` if given.
+
+    rounds: repeats of the whole measurement; each trains every job for `minibatches` mini-batches, of
+    which the first is a warm-up and not counted. A measurement that was cut short goes on at its last
+    complete round, from the file `path`.partial.
+
+    Raises:
+        ExecutionError: a job failed.
+    """
+    partial = None if path is None else path.with_name(path.name + ".partial")
+    done = _resume(partial, prepared)
+    with DevicePool(prepared.devices) if pool is None else _Borrowed(pool) as workers:
+        while len(done) < rounds:
+            result = train(
+                prepared.limited(minibatches), policy=_POLICY, mechanism=mechanism, pool=workers,
+                seed=len(done), update_models=False, on_event=on_event,
+            )  # fmt: skip
+            done.append(_samples(result.timeline, [device.kind for device in prepared.cluster.devices]))
+            if partial is not None:
+                write_text(partial, json.dumps({"for": _identity(prepared), "rounds": done}))
+    measured = _merge(prepared, done, rounds, minibatches)
+    if path is not None and partial is not None:
+        measured.write(path)
+        partial.unlink(missing_ok=True)
+    return measured
+
+
+class _Borrowed:
+    """A pool that belongs to someone else."""
+
+    def __init__(self, pool: DevicePool) -> None:
+        self._pool = pool
+
+    def __enter__(self) -> DevicePool:
+        return self._pool
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _samples(timeline: Timeline, kinds: list[str]) -> Samples:
+    """Group a timeline's durations by what was done; the first mini-batch is a warm-up."""
+    samples: Samples = {}
+    for span in timeline.spans:
+        unit = ShardUnit.parse(span.unit)
+        if unit.minibatch == 0:
+            continue
+        if span.device == HOST:
+            name = f"fetch|{unit.job}"
+        elif span.kind == Kind.COMPUTE.value:
+            name = f"unit|{kinds[span.device]}|{unit.job}|{unit.phase.value}|{unit.shard}"
+        else:
+            name = f"copy|{kinds[span.device]}|{'h2d' if span.kind == Kind.LOAD.value else 'd2h'}|{span.nbytes}"
+        samples.setdefault(name, []).append(span.duration_s)
+    return samples
+
+
+def _merge(prepared: Prepared, done: list[Samples], rounds: int, minibatches: int) -> Profile:
+    together: Samples = {}
+    for samples in done:
+        for name, seconds in samples.items():
+            together.setdefault(name, []).extend(seconds)
+    kinds: dict[str, KindProfile] = {
+        device.kind: KindProfile(copies={"h2d": {}, "d2h": {}}) for device in prepared.cluster.devices
+    }
+    fetches: dict[str, Measurement] = {}
+    for name, seconds in sorted(together.items()):
+        what, *rest = name.split("|")
+        measurement = Measurement.of(seconds)
+        if what == "fetch":
+            fetches[rest[0]] = measurement
+        elif what == "unit":
+            kinds[rest[0]].units[rest[1], Phase(rest[2]), int(rest[3])] = measurement
+        else:
+            direction: Direction = "h2d" if rest[1] == "h2d" else "d2h"
+            kinds[rest[0]].copies[direction][int(rest[2])] = measurement
+    return Profile(prepared.workload, kinds, fetches, _provenance(rounds, minibatches), prepared.cluster)
+
+
+def _resume(partial: Path | None, prepared: Prepared) -> list[Samples]:
+    """Return the rounds that an interrupted measurement of the same workload left behind."""
+    if partial is None or not partial.exists():
+        return []
+    try:
+        found = json.loads(partial.read_text())
+        rounds = found["rounds"] if found["for"] == _identity(prepared) else []
+        return [{str(name): [float(s) for s in seconds] for name, seconds in samples.items()} for samples in rounds]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []  # it only saves time; a damaged one is measured again
+
+
+def _identity(prepared: Prepared) -> list[str]:
+    return [prepared.workload.digest, prepared.cluster.digest]
+
+
+def _provenance(rounds: int, minibatches: int) -> dict[str, Any]:
+    with open("/proc/cpuinfo") as lines:
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return {
+        "cpu": cpu,
+        "num_cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads_per_device": 1,
+        "rounds": rounds,
+        "minibatches": minibatches,
+        "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

@@ -1,0 +1,188 @@
+"""The command line: parse, call, print; what the commands do is elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from experiments import live, report
+from experiments.inputs import Inputs, output_option, takes_inputs
+from hydrasim.errors import HydraError, ShardTooLarge
+
+MISTAKE, INTERRUPTED = 2, 130  # exit codes
+DEFAULT_POLICY = "resident-lrtf"
+
+
+class Commands(TyperGroup):
+    """Turns a user's mistake into one message and exit code 2, and Ctrl-C into 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HydraError as error:
+            report.print_error(f"{type(error).__name__}: {error}")
+            raise typer.Exit(MISTAKE) from None
+        except KeyboardInterrupt:
+            report.print_error("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Profile, simulate, plan and execute the training of many large models on few devices.",
+)  # fmt: skip
+
+PolicyName = Annotated[str, typer.Option("--policy", metavar="NAME", help="A policy's name, or file.py:Name.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
+GanttFile = Annotated[Path | None, output_option("--gantt", text="Draw the timeline (.png, .pdf, .svg).")]
+TraceFile = Annotated[Path | None, output_option("--trace", text="Write a trace for ui.perfetto.dev (.json).")]
+TimelineFile = Annotated[Path | None, output_option("--output", "-o", text="Write the timeline (.jsonl).")]
+PredictionFile = Annotated[Path | None, output_option("--timeline", text="Write the predicted timeline (.jsonl).")]
+PlanFile = Annotated[Path | None, output_option("--output", "-o", text="Write the plan (.json).")]
+
+
+@app.command(epilog="Example: hydrasim simulate --preset paper-fig6 --policy sharded-lrtf --gantt fig6.png")
+@takes_inputs
+def simulate(
+    inputs: Inputs,
+    policy: PolicyName = DEFAULT_POLICY,
+    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Follow this plan instead of a policy.")] = None,
+    output: TimelineFile = None,
+    gantt: GanttFile = None,
+    trace: TraceFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Simulate one policy, or a plan, on a workload."""
+    import hydrasim
+    from hydrasim.plan import Plan
+    from hydrasim.policies.follow_plan import FollowPlan
+
+    followed = policy if plan is None else FollowPlan(Plan.read(plan))
+    with report.unit_progress(inputs.workload.num_units, "simulating", quiet=as_json) as on_event:
+        timeline = hydrasim.simulate(
+            inputs.workload, inputs.cluster, followed, costs=inputs.costs, mechanism=inputs.mechanism,
+            effects=inputs.effects, seed=inputs.seed, on_event=on_event,
+        )  # fmt: skip
+    report.save_timeline([(policy if plan is None else f"plan {plan.name}", timeline)], output, gantt, trace)
+    if as_json:
+        report.print_json(report.result_fields(timeline, inputs))
+    else:
+        typer.echo(report.summary(timeline, inputs))
+
+
+@app.command(
+    epilog="Example: hydrasim compare --preset paper-fig7 --models 8 --devices 4 --kind heterogeneous --scale 0.1"
+)
+@takes_inputs
+def compare(
+    inputs: Inputs,
+    policies: Annotated[str, typer.Option(metavar="A,B,C", help="Only these policies, instead of all.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Compare policies on a workload with each other and with what no plan can beat."""
+    from hydrasim.compare import compare as run_comparison
+    from hydrasim.policies import policies as registered
+
+    names = [name.strip() for name in policies.split(",") if name.strip()] or list(registered())
+    with report.step_progress(len(names), "comparing", quiet=as_json) as advance:
+        comparison = run_comparison(
+            inputs.workload, inputs.cluster, names, costs=inputs.costs, mechanism=inputs.mechanism,
+            effects=inputs.effects, seed=inputs.seed, on_policy=lambda _: None if advance is None else advance(1),
+        )  # fmt: skip
+    if as_json:
+        report.print_json(
+            {
+                "label": "simulated",
+                "effects": inputs.effects,
+                "seed": inputs.seed,
+                "bounds": comparison.bounds,
+                "naive_s": comparison.naive_s,
+                "rows": [asdict(row) for row in comparison.rows],
+            }
+        )
+        return
+    report.print_comparison(comparison)
+
+
+@app.command(epilog="Example: hydrasim plan workload.yaml --devices 2 --memory 8GiB --link 12GB/s -o plan.json")
+@takes_inputs
+def plan(
+    inputs: Inputs,
+    policy: PolicyName = DEFAULT_POLICY,
+    output: PlanFile = None,
+    timeline: PredictionFile = None,
+    gantt: GanttFile = None,
+    trace: TraceFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Plan a workload and show what the plan would take; without --output this is a dry run."""
+    from hydrasim.planning import make_plan, misfits
+
+    if inputs.effects != "theory":
+        reasons = misfits(inputs.workload, inputs.cluster, inputs.mechanism)
+        if reasons:
+            count = f"{len(reasons)} of {len(inputs.workload.jobs)} jobs do not fit:"
+            raise ShardTooLarge("\n".join([count, *reasons.values()]))
+    with report.unit_progress(2 * inputs.workload.num_units, "planning", quiet=as_json) as on_event:
+        made, predicted = make_plan(
+            inputs.workload, inputs.cluster, policy, costs=inputs.costs, mechanism=inputs.mechanism,
+            effects=inputs.effects, seed=inputs.seed, profile_digest=inputs.profile_digest, on_event=on_event,
+        )  # fmt: skip
+    if output is not None:
+        made.write(output)
+    report.save_timeline([("plan", predicted)], timeline, gantt, trace)
+    if as_json:
+        report.print_json(report.result_fields(predicted, inputs) | report.plan_fields(inputs, predicted))
+        return
+    report.print_plan(inputs, predicted)
+    typer.echo(report.summary(predicted, inputs))
+
+
+@app.command(epilog="Example: hydrasim policies")
+def policies(as_json: AsJson = False) -> None:
+    """List the policies that ship with hydrasim; your own is given as file.py:Name."""
+    from hydrasim.policies import policies as registered
+
+    found = [{"policy": name, **report.policy_fields(policy)} for name, policy in registered().items()]
+    if as_json:
+        report.print_json(found)
+    else:
+        report.print_table(
+            ("policy", "what it does", "source"), [list(map(str, row.values())) for row in found], text=True
+        )
+
+
+@app.command(epilog="Example: hydrasim explain A/F0#0 --timeline timeline.jsonl")
+def explain(
+    unit: Annotated[str, typer.Argument(metavar="UNIT", help="A unit, such as A/F0#17.")],
+    timeline: Annotated[Path, typer.Option(metavar="FILE", help="A timeline that simulate or plan wrote (.jsonl).")],
+    as_json: AsJson = False,
+) -> None:
+    """Explain why a unit ran where and when it did."""
+    from hydrasim.explain import explain as run_explanation
+    from hydrasim.timeline import Timeline
+
+    explanation = run_explanation(Timeline.read(timeline), unit)
+    if as_json:
+        report.print_json(asdict(explanation))
+    else:
+        typer.echo(explanation.text())
+
+
+app.command(epilog="Example: hydrasim demo")(live.demo)
+app.command(epilog="Example: hydrasim profile my_jobs.py:jobs --devices 2 --memory 96MiB -o profile.json")(live.profile)
+app.command(epilog="Example: hydrasim execute my_jobs.py:jobs --memory 96MiB --plan plan.json")(live.execute)
+app.command(epilog="Example: hydrasim validate --repeats 3 --minibatches 6 -o results/validation")(live.validate)
+
+
+def main() -> None:
+    """Run the command line; the entry point of the `hydrasim` script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

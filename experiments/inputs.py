@@ -1,0 +1,289 @@
+"""From what was typed to what is to be simulated: workload, cluster, costs and effects."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from hydrasim.cluster import GIB, Cluster, Device, Link
+from hydrasim.errors import ClusterError, HydraError, WorkloadError
+from hydrasim.files import read_cluster, read_text, read_workload
+from hydrasim.mechanism import EFFECTS, MECHANISMS, Effects, Mechanism
+from hydrasim.presets import PRESETS, Preset, make_preset
+from hydrasim.profile import CostModel, Profile, StatedCosts
+from hydrasim.workload import Workload
+
+_FACTORS = {"": 1} | {
+    unit + i: base**power for i, base in (("", 1000), ("i", 1024)) for power, unit in enumerate("kmgt", 1)
+}
+_QUANTITY = re.compile(r"([0-9.]+)\s*([kmgt]i?|)b?", re.IGNORECASE)
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A world to run in. profile_digest: names the measured costs; empty when costs are stated."""
+
+    workload: Workload
+    cluster: Cluster
+    costs: CostModel
+    effects: Effects
+    mechanism: Mechanism
+    seed: int
+    profile_digest: str = ""
+
+
+def one_of(label: str, allowed: Iterable[str]) -> Callable[[str | None], str | None]:
+    """Return a check for an option that takes one of the allowed words, or nothing."""
+
+    def check(text: str | None) -> str | None:
+        if text is not None and text not in allowed:
+            raise typer.BadParameter(f"{text!r} is not one of the {label}: {', '.join(allowed)}.")
+        return text
+
+    return check
+
+
+def output_option(*names: str, text: str) -> Any:
+    """Return an option that names a file to write; its folder is looked for before any work is done."""
+
+    def check(path: Path | None) -> Path | None:
+        if path is not None and not path.absolute().parent.is_dir():
+            raise typer.BadParameter(f"there is no folder {path.parent} to write {path.name} into.")
+        return path
+
+    return typer.Option(*names, metavar="FILE", help=text, callback=check)
+
+
+WorkloadFile = Annotated[
+    Path | None,
+    typer.Argument(metavar="WORKLOAD", help="A workload (.yaml, .json), a profile (.json), or file.py:function."),
+]
+PresetName = Annotated[
+    str | None, typer.Option(help=f"A ready-made world instead of WORKLOAD: {', '.join(PRESETS)}.", metavar="NAME")
+]
+Models = Annotated[int | None, typer.Option(min=1, help="How many models; goes with --preset paper-fig7.")]
+Kind = Annotated[str | None, typer.Option(help="homogeneous or heterogeneous; goes with --preset paper-fig7.")]
+Scale = Annotated[float | None, typer.Option(help="Share of the unit counts kept; goes with --preset paper-fig7.")]
+ClusterFile = Annotated[Path | None, typer.Option("--cluster", metavar="FILE", help="A cluster (.yaml, .json).")]
+Devices = Annotated[int | None, typer.Option(min=1, help="How many equal devices, instead of --cluster.")]
+Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory of each device, such as 2GiB.")]
+LinkRate = Annotated[
+    str | None,
+    typer.Option("--link", metavar="RATE", help="Copy speed of each device, such as 12GB/s; else copies take no time."),
+]
+EffectsName = Annotated[
+    str | None,
+    typer.Option("--effects", callback=one_of("effects", EFFECTS), help="theory (no memory) or transfers."),
+]
+MechanismName = Annotated[
+    str,
+    typer.Option("--mechanism", callback=one_of("mechanisms", MECHANISMS), help=f"{', '.join(MECHANISMS)}."),
+]
+Prefetch = Annotated[bool | None, typer.Option("--prefetch/--no-prefetch", help="Load the next unit meanwhile.")]
+LoadingZone = Annotated[
+    float | None, typer.Option(metavar="FRACTION", help="Share of device memory kept for prefetched bytes.")
+]
+Seed = Annotated[int, typer.Option(help="Of random presets and random policies.")]
+
+
+def read_inputs(
+    workload: WorkloadFile = None,
+    preset: PresetName = None,
+    models: Models = None,
+    devices: Devices = None,
+    kind: Kind = None,
+    scale: Scale = None,
+    cluster: ClusterFile = None,
+    memory: Memory = None,
+    link: LinkRate = None,
+    effects: EffectsName = None,
+    mechanism: MechanismName = "ours",
+    prefetch: Prefetch = None,
+    loading_zone: LoadingZone = None,
+    seed: Seed = 0,
+) -> Inputs:
+    """Read and check what the command line names; the parameters are the options of the same names.
+
+    Raises:
+        HydraError: options contradict each other, or a file is wrong; the message says what to do.
+    """
+    if (workload is None) == (preset is None):
+        raise WorkloadError(f"name either a WORKLOAD file or a --preset; the presets are {', '.join(PRESETS)}.")
+    machine = _mechanism(mechanism, prefetch, loading_zone)
+    if preset is not None:
+        own_devices = None if cluster is not None else devices
+        options = {"--models": models, "--devices": own_devices, "--kind": kind, "--scale": scale}
+        world = _preset(preset, options, seed)
+        if cluster is not None or memory is not None or link is not None:
+            left_over = devices if cluster is not None else None
+            world = replace(world, cluster=_cluster(cluster, left_over, memory, link, base=world.cluster))
+        costs = StatedCosts(world.workload, world.cluster)
+        return Inputs(world.workload, world.cluster, costs, _effects(effects) or world.effects, machine, seed)
+    assert workload is not None
+    if ".py:" in str(workload):
+        return _from_jobs(
+            str(workload), cluster, devices, memory, link, _effects(effects) or "transfers", machine, seed
+        )
+    for option, value in (("--models", models), ("--kind", kind), ("--scale", scale)):
+        if value is not None:
+            raise WorkloadError(f"{option} goes with --preset; {workload} says itself what it holds.")
+    ladder = _effects(effects) or "transfers"
+    theory = ladder == "theory"
+    if _is_profile(workload):
+        profile = Profile.read(workload)
+        if link is not None:
+            raise ClusterError("--link does not go with a profile, which brings its measured copy times; leave it out.")
+        where = _cluster(
+            cluster, devices, memory, None, base=profile.cluster, kinds=tuple(profile.kinds), theory=theory
+        )
+        return Inputs(profile.workload, where, profile.costs(where), ladder, machine, seed, profile.digest)
+    jobs = read_workload(workload)
+    where = _cluster(cluster, devices, memory, link, theory=theory)
+    return Inputs(jobs, where, StatedCosts(jobs, where), ladder, machine, seed)
+
+
+def takes_inputs(command: Callable[..., Result]) -> Callable[..., Result]:
+    """Give a command the options of `read_inputs`; what they come to reaches it as its `inputs`."""
+    shared = inspect.signature(read_inputs, eval_str=True).parameters
+    own = inspect.signature(command, eval_str=True).parameters
+
+    @wraps(command)
+    def wrapped(**values: Any) -> Result:
+        inputs = read_inputs(**{name: values.pop(name) for name in shared})
+        return command(inputs=inputs, **values)
+
+    merged = [*shared.values(), *(parameter for name, parameter in own.items() if name != "inputs")]
+    merged = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in merged]
+    wrapped.__signature__ = inspect.Signature(merged)  # type: ignore[attr-defined]  # typer reads it
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in merged}
+    return wrapped
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size: `2GiB` is 2**31 bytes, `2GB` or `2G` 2 * 10**9, `2` is 2 bytes.
+
+    Raises:
+        HydraError: it is not a size.
+    """
+    match = _QUANTITY.fullmatch(text.strip())
+    try:
+        if match is None:
+            raise ValueError
+        return int(float(match[1]) * _FACTORS[match[2].lower()])
+    except (ValueError, KeyError, OverflowError):
+        raise HydraError(f"{text!r} is not a size; write a number and a unit, such as 2GiB or 500MB.") from None
+
+
+def parse_rate(text: str) -> int:
+    """Read a rate in bytes per second, such as `12GB/s`.
+
+    Raises:
+        HydraError: it is not a rate.
+    """
+    size, slash, per = text.strip().rpartition("/")
+    if not slash or per != "s":
+        raise HydraError(f"{text!r} is not a rate; write a size per second, such as 12GB/s.")
+    return parse_bytes(size)
+
+
+def _from_jobs(
+    location: str,
+    cluster: Path | None,
+    devices: int | None,
+    memory: str | None,
+    link: str | None,
+    effects: Effects,
+    mechanism: Mechanism,
+    seed: int,
+) -> Inputs:
+    """Cut real jobs for emulated devices; their costs are the pilot's, rough until they are profiled."""
+    from experiments.jobs import prepare_jobs
+
+    if cluster is not None or devices is None or memory is None:
+        raise ClusterError("real jobs are cut for their devices: say --devices N --memory SIZE, without --cluster.")
+    prepared = prepare_jobs(location, "cpu", devices, memory, link, mechanism)
+    costs = StatedCosts(prepared.workload, prepared.cluster)
+    return Inputs(prepared.workload, prepared.cluster, costs, effects, mechanism, seed)
+
+
+def _preset(name: str, options: dict[str, int | float | str | None], seed: int) -> Preset:
+    """Make a preset from the options that it knows, each named after its parameter but --scale."""
+    known = inspect.signature(PRESETS[name]).parameters if name in PRESETS else {}
+    parameters: dict[str, object] = {"seed": seed} if "seed" in known else {}
+    for option, value in options.items():
+        parameter = "units_scale" if option == "--scale" else option[2:]
+        if value is not None and name in PRESETS and parameter not in known:
+            raise WorkloadError(f"{option} does not go with --preset {name}, which is always the same.")
+        parameters[parameter] = value
+    return make_preset(name, **parameters)
+
+
+def _cluster(
+    file: Path | None,
+    devices: int | None,
+    memory: str | None,
+    link: str | None,
+    *,
+    base: Cluster | None = None,
+    kinds: tuple[str, ...] = ("simulated",),
+    theory: bool = False,
+) -> Cluster:
+    """Read the cluster from its file, or take the base, or make one of equal devices; memory and link change it."""
+    if file is not None:
+        for option, value in (("--devices", devices), ("--memory", memory), ("--link", link)):
+            if value is not None:
+                raise ClusterError(f"{option} does not go with --cluster; {file} says it itself.")
+        return read_cluster(file)
+    if devices is not None:
+        base = Cluster.of(devices, _pattern(base, memory, kinds, theory))
+    if base is None:
+        raise ClusterError("say where to train: --cluster FILE, or --devices N --memory SIZE [--link RATE].")
+    changes: dict[str, Any] = {}
+    if memory is not None:
+        changes["memory_bytes"] = parse_bytes(memory)
+    if link is not None:
+        changes["h2d"] = changes["d2h"] = Link(parse_rate(link))
+    return Cluster(tuple(replace(device, **changes) for device in base.devices))
+
+
+def _pattern(base: Cluster | None, memory: str | None, kinds: tuple[str, ...], theory: bool) -> Device:
+    """Return the device that all devices are to be like."""
+    if base is not None and len(set(base.devices)) == 1:
+        return base.devices[0]
+    if memory is None and not theory:
+        raise ClusterError("say how much memory each device has, such as --memory 2GiB.")
+    if len(kinds) != 1:
+        raise ClusterError(f"the profile has the kinds {', '.join(kinds)}; say in a --cluster file which is where.")
+    return Device(GIB, kind=kinds[0])
+
+
+def _mechanism(name: str, prefetch: bool | None, loading_zone: float | None) -> Mechanism:
+    mechanism = MECHANISMS[name]
+    if prefetch is not None:
+        mechanism = replace(mechanism, prefetch=prefetch)
+    return mechanism if loading_zone is None else replace(mechanism, loading_zone_fraction=loading_zone)
+
+
+def _effects(name: str | None) -> Effects | None:
+    return next((effects for effects in EFFECTS if effects == name), None)
+
+
+def _is_profile(path: Path) -> bool:
+    """Tell a profile from a workload, both JSON, by the measurements by kind of device."""
+    if path.suffix != ".json":
+        return False
+    try:
+        fields = json.loads(read_text(path, WorkloadError))
+    except (json.JSONDecodeError, RecursionError):
+        return False  # the workload's reader says what is wrong
+    return isinstance(fields, dict) and "kinds" in fields

@@ -1,0 +1,204 @@
+"""The commands that really run: demo, profile, execute and validate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from experiments import report
+from experiments.inputs import one_of
+from experiments.jobs import check_cuda, prepare_jobs
+from experiments.live_report import print_demo, print_run, print_validation, run_fields, steps
+from hydrasim.errors import HydraError
+from hydrasim.mechanism import MECHANISMS, OURS
+
+if TYPE_CHECKING:
+    from executor import Prepared
+
+Jobs = Annotated[
+    str, typer.Argument(metavar="JOBS", help="A Python function that returns TorchJobs, file.py:function.")
+]
+Devices = Annotated[int, typer.Option(min=1, help="How many devices.")]
+Memory = Annotated[str, typer.Option(metavar="SIZE", help="Memory of each device, such as 64MiB.")]
+LinkRate = Annotated[
+    str | None, typer.Option("--link", metavar="RATE", help="Emulate links of this speed, such as 1GB/s.")
+]
+DeviceKind = Annotated[
+    str, typer.Option("--device", callback=one_of("devices", ("cpu", "cuda")), help="cpu (emulated devices) or cuda.")
+]
+MechanismName = Annotated[
+    str, typer.Option("--mechanism", callback=one_of("mechanisms", MECHANISMS), help=f"{', '.join(MECHANISMS)}.")
+]
+Unfused = Annotated[bool, typer.Option("--unfused", help="Keep the last forward and backward apart (paper's text).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
+
+
+def demo(
+    device: DeviceKind = "cpu",
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the files go.")] = Path(
+        "results/demo"
+    ),
+    smoke: Annotated[bool, typer.Option("--smoke", help="A few mini-batches a job, for a quick check.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Do the whole job once: profile, simulate, plan, execute, compare, on five small GPTs."""
+    from experiments.demo import run_demo, summary
+
+    check_cuda(device)
+    with steps(quiet=as_json) as progress:
+        result = run_demo(
+            "demo-smoke" if smoke else "demo", device=device, rounds=1 if smoke else 3, progress=progress, folder=output
+        )
+    if as_json:
+        report.print_json(summary(result))
+    else:
+        print_demo(result, output)
+    if not result.bit_identical:
+        raise HydraError("the executed weights differ from the reference loop's; this is a bug, please report it.")
+
+
+def profile(
+    jobs: Jobs,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The profile (.json).")],
+    devices: Devices = 2,
+    memory: Memory = "1GiB",
+    link: LinkRate = None,
+    device: DeviceKind = "cpu",
+    mechanism: MechanismName = "ours",
+    unfused: Unfused = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Repeats of the whole measurement.")] = 3,
+    minibatches: Annotated[int, typer.Option(min=2, help="Mini-batches a job and round; the first is warm-up.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the units, copies and loaders of real jobs; an interrupted measurement resumes."""
+    from executor.profiler import profile as measure
+
+    prepared = prepare_jobs(jobs, device, devices, memory, link, MECHANISMS[mechanism], unfused)
+    num_units = rounds * prepared.limited(minibatches).workload.num_units
+    with report.unit_progress(num_units, "profiling", quiet=as_json) as on_event:
+        found = measure(
+            prepared, path=output, rounds=rounds, minibatches=minibatches, mechanism=MECHANISMS[mechanism],
+            on_event=on_event,
+        )  # fmt: skip
+    spreads = sorted(m.spread_fraction for kind in found.kinds.values() for m in kind.units.values())
+    fields = {
+        "profile": str(output),
+        "digest": found.digest,
+        "num_unit_kinds": len(spreads),
+        "median_spread_fraction": spreads[len(spreads) // 2],
+        "provenance": found.provenance,
+    }
+    if as_json:
+        report.print_json(fields)
+    else:
+        spread = report.percent(fields["median_spread_fraction"])
+        typer.echo(f"measured: {len(spreads)} kinds of unit, median spread {spread}, written to {output}")
+
+
+def execute(
+    jobs: Jobs,
+    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Follow this plan.")] = None,
+    policy: Annotated[str, typer.Option(metavar="NAME", help="Without a plan: decide live by this policy.")] = (
+        "resident-lrtf"
+    ),
+    profile_file: Annotated[
+        Path | None, typer.Option("--profile", metavar="FILE", help="Measured times for the policy to go by.")
+    ] = None,
+    devices: Devices = 2,
+    memory: Memory = "1GiB",
+    link: LinkRate = None,
+    device: DeviceKind = "cpu",
+    mechanism: MechanismName = "ours",
+    unfused: Unfused = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The timeline (.jsonl).")
+    ] = None,
+    gantt: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the timeline (.png).")] = None,
+    trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a trace for ui.perfetto.dev.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write each job's weights there (.safetensors).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train real jobs under a plan, or under a policy that decides live."""
+    from executor import train
+    from hydrasim.plan import Plan
+    from hydrasim.profile import Profile
+
+    followed = None if plan is None else Plan.read(plan)
+    beliefs = None if profile_file is None else Profile.read(profile_file)
+    prepared = prepare_jobs(jobs, device, devices, memory, link, MECHANISMS[mechanism], unfused)
+    with report.unit_progress(prepared.workload.num_units, "training", quiet=as_json) as on_event:
+        result = train(
+            prepared, plan=followed, policy=policy, profile=beliefs, mechanism=MECHANISMS[mechanism], on_event=on_event
+        )
+    report.save_timeline([(policy if plan is None else f"plan {plan.name}", result.timeline)], output, gantt, trace)
+    if weights is not None:
+        _save_weights(prepared, weights)
+    predicted_s = None if followed is None else followed.makespan_s
+    if as_json:
+        report.print_json(run_fields(result, predicted_s))
+    else:
+        print_run(result, predicted_s)
+
+
+def validate(
+    jobs: Annotated[
+        str | None, typer.Argument(metavar="[JOBS]", help="file.py:function; without it, the demo's.")
+    ] = None,
+    policies: Annotated[str, typer.Option(metavar="A,B", help="Whose plans to execute.")] = "",
+    profile_file: Annotated[
+        Path | None, typer.Option("--profile", metavar="FILE", help="Else one is measured.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="How often each plan is executed.")] = 9,
+    minibatches: Annotated[int | None, typer.Option(min=2, help="Stop every job after so many.")] = None,
+    devices: Devices = 2,
+    memory: Memory = "1GiB",
+    link: LinkRate = None,
+    device: DeviceKind = "cpu",
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where all files go.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold predictions against reality: simulate plans, hash them, execute them, report signed errors."""
+    from executor import DevicePool
+    from executor.profiler import profile as measure
+    from experiments.demo import demo_prepared
+    from experiments.validation import validate as run_validation
+    from hydrasim.compare import compare
+    from hydrasim.profile import Profile
+
+    check_cuda(device)
+    if jobs is None:
+        prepared = demo_prepared("demo", device)
+    else:
+        prepared = prepare_jobs(jobs, device, devices, memory, link, OURS)
+    prepared = prepared if minibatches is None else prepared.limited(minibatches)
+    with DevicePool(prepared.devices) as pool:
+        if profile_file is None:
+            total = 3 * prepared.limited(3).workload.num_units
+            with report.unit_progress(total, "profiling", quiet=as_json) as on_event:
+                found = measure(prepared, pool=pool, on_event=on_event)
+        else:
+            found = Profile.read(profile_file)
+        names = [name.strip() for name in policies.split(",") if name.strip()]
+        if not names:
+            table = compare(prepared.workload, prepared.cluster, costs=found.costs(prepared.cluster))
+            names = [table.best.policy, table.worst_work_conserving.policy]
+        total = repeats * len(names) * prepared.workload.num_units
+        with report.unit_progress(total, "validating", quiet=as_json) as on_event:
+            done = run_validation(prepared, found, names, repeats=repeats, folder=output, pool=pool, on_event=on_event)
+    if as_json:
+        report.print_json(done.summary())
+    else:
+        print_validation(done)
+
+
+def _save_weights(prepared: Prepared, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in prepared.partitions:
+        tensors = {name: parameter.detach().contiguous() for name, parameter in part.job.module.named_parameters()}
+        save_file(tensors, folder / f"{part.job.name}.safetensors")

@@ -1,0 +1,170 @@
+"""What the fields of every file may hold; `hydrasim.files` reads files through these models."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
+
+from hydrasim.workload import ActivationMode, ShardUnit
+
+MAX_COPIES = 1 << 16  # of a list of shards or of a device: more is a slip, and would fill the memory
+
+Quantity = Annotated[FiniteFloat, Field(ge=0)]
+Whole = Annotated[int, Field(ge=0, lt=1 << 63)]  # beyond it, sums of seconds and bytes overflow
+Count = Annotated[int, Field(ge=1, lt=1 << 63)]
+
+
+def _check_unit(text: str) -> str:
+    ShardUnit.parse(text)
+    return text
+
+
+UnitText = Annotated[str, AfterValidator(_check_unit)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ShardFile(_Strict):
+    """A shard as a file states it; see `hydrasim.workload.Shard` for the meaning of each field."""
+
+    forward_s: Quantity
+    backward_s: Quantity
+    parameter_bytes: Whole = 0
+    optimizer_bytes: Whole = 0
+    output_bytes: Whole = 0
+    working_bytes: Whole = 0
+
+
+class JobFile(_Strict):
+    """A job as a file states it; `repeat` writes its shard list that many times over."""
+
+    name: str
+    shards: list[ShardFile] = Field(min_length=1)
+    repeat: Annotated[Count, Field(le=MAX_COPIES)] = 1
+    minibatches: Count
+    epochs: Count = 1
+    fused: bool = True
+    activation_mode: ActivationMode = "recompute"
+    input_bytes: Whole = 0
+    target_bytes: Whole = 0
+    fetch_s: Quantity = 0.0
+
+
+class WorkloadFile(_Strict):
+    """The jobs of one run."""
+
+    version: Literal[1] = 1
+    jobs: list[JobFile] = Field(min_length=1)
+
+
+class LinkFile(_Strict):
+    """One direction between host and device; without a bandwidth it is free."""
+
+    bytes_per_s: float = Field(default=float("inf"), gt=0)
+    latency_s: Quantity = 0.0
+
+
+class DeviceFile(_Strict):
+    """`count` equal devices."""
+
+    memory_bytes: Count
+    count: Annotated[Count, Field(le=MAX_COPIES)] = 1
+    speed: float = Field(default=1.0, gt=0)
+    h2d: LinkFile = LinkFile()
+    d2h: LinkFile = LinkFile()
+    kind: str = "simulated"
+
+
+class ClusterFile(_Strict):
+    """The devices of one host."""
+
+    version: Literal[1] = 1
+    devices: list[DeviceFile] = Field(min_length=1)
+
+
+class StepFile(_Strict):
+    """One unit of a plan."""
+
+    unit: UnitText
+    mode: ActivationMode = "recompute"
+    offset: Whole | None = None
+    evict: list[str] = []
+
+
+class PlanFile(_Strict):
+    """A plan; the digests name what it was made for."""
+
+    version: Literal[1]
+    workload: str
+    cluster: str
+    profile: str = ""
+    policy: str = ""
+    makespan_s: Quantity | None = None
+    devices: list[list[StepFile]]
+
+
+class TimelineHeader(BaseModel):
+    """The first line of a timeline; further fields are kept as they are."""
+
+    model_config = ConfigDict(extra="allow")
+    version: Literal[1]
+    num_devices: Annotated[Count, Field(le=MAX_COPIES)] | None = None
+
+
+class SpanFile(_Strict):
+    """One line of a timeline."""
+
+    number: Whole
+    kind: Literal["fetch", "load", "compute", "store"]
+    device: int = Field(ge=-1)
+    lane: Literal["h2d", "compute", "d2h", "host"]
+    unit: UnitText
+    start_s: FiniteFloat
+    end_s: FiniteFloat
+    block: str = ""
+    nbytes: Whole = 0
+    after: tuple[Whole, ...] = ()
+    eligible: tuple[str, ...] = ()
+
+
+class MeasurementFile(_Strict):
+    """Repeated measurements of one thing."""
+
+    median_s: Quantity
+    spread_fraction: Quantity
+    num_samples: Count
+
+
+class UnitFile(MeasurementFile):
+    """A measured shard unit."""
+
+    job: str
+    phase: Literal["F", "L", "B"]
+    shard: Whole
+
+
+class CopyFile(MeasurementFile):
+    """A measured copy of that many bytes."""
+
+    nbytes: Whole
+
+
+class KindFile(_Strict):
+    """What was measured on one kind of device."""
+
+    units: list[UnitFile]
+    copies: dict[Literal["h2d", "d2h"], list[CopyFile]]
+
+
+class ProfileFile(_Strict):
+    """A profile, with the workload and cluster that were measured."""
+
+    version: Literal[1]
+    workload: WorkloadFile
+    kinds: dict[str, KindFile]
+    fetches: dict[str, MeasurementFile]
+    provenance: dict[str, Any] = {}
+    cluster: ClusterFile | None = None

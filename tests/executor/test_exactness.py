@@ -1,0 +1,140 @@
+"""The promise: weights, optimizer state and losses byte for byte those of the plain loop."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from random import Random
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from executor import TorchJob, prepare, train
+from hydrasim.mechanism import HYDRA_RELEASED, OURS, PAPER
+from tests.executor.worlds import DATA, differences, expected, transformer
+
+Optimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+OPTIMIZERS: dict[str, tuple[int, type[torch.optim.Optimizer], dict[str, object]]] = {
+    # The width makes the state of all weigh about the same, so that all are as tight on memory.
+    "sgd": (32, torch.optim.SGD, {"lr": 0.1}),
+    "momentum": (24, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+    "adamw": (20, torch.optim.AdamW, {"lr": 0.01, "foreach": False, "fused": False}),
+    "fused adamw": (20, torch.optim.AdamW, {"lr": 0.01, "fused": True}),
+}
+POLICIES = {
+    "sharded-lrtf": ("sharded-lrtf", OURS),
+    "resident-lrtf": ("resident-lrtf", OURS),
+    "random": ("random", OURS),
+    "model-parallel": ("model-parallel", OURS),
+    "hydra-released": ("hydra-released", HYDRA_RELEASED),
+    "paper": ("sharded-lrtf", PAPER),
+}
+FACTORS: dict[str, list[object]] = {
+    "optimizer": list(OPTIMIZERS),
+    "dropout": [0.0, 0.1],
+    "data": list(DATA),
+    "devices": [1, 2],
+    "cuts": [(), (2,), (1, 2, 3, 4)],
+    "prefetch": [True, False],
+    "policy": list(POLICIES),
+    "two_groups": [False, True],
+    "fused": [True, False],
+}
+NUM_SAMPLED = 1000  # of the 11,520 combinations, by `pytest -m exactness_full`
+Case = tuple[object, ...]
+
+
+def pairwise() -> Iterator[Case]:
+    """Choose few cases that contain every pair of values of any two factors; greedy, always the same ones."""
+    random, levels = Random(0), list(FACTORS.values())
+    missing = {
+        ((i, a), (j, b)) for (i, x), (j, y) in itertools.combinations(enumerate(levels), 2) for a in x for b in y
+    }
+    while missing:
+        seed_pair = min(missing, key=str)
+        tried = [_fill(seed_pair, levels, random) for _ in range(200)]
+        best = max(tried, key=lambda case: len(_pairs(case) & missing))
+        missing -= _pairs(best)
+        yield best
+
+
+def _fill(pair: tuple[tuple[int, object], ...], levels: list[list[object]], random: Random) -> Case:
+    fixed = dict(pair)
+    return tuple(fixed.get(index, random.choice(values)) for index, values in enumerate(levels))
+
+
+def _pairs(case: Case) -> set[tuple[tuple[int, object], ...]]:
+    return set(itertools.combinations(enumerate(case), 2))
+
+
+def sample() -> list[Case]:
+    return Random(1).sample(list(itertools.product(*FACTORS.values())), NUM_SAMPLED)
+
+
+def name_of(case: Case) -> str:
+    """Name the shards by their number, switches by what they switch."""
+    optimizer, dropout, data, devices, cuts, prefetch, policy, two_groups, fused = case
+    words = [optimizer, f"dropout {dropout}", data, f"{devices} devices", f"{len(cuts) + 1} shards", policy]
+    words += [
+        word
+        for on, word in ((prefetch, "prefetch"), (two_groups, "two groups"), (not fused, "unfused"))
+        if on
+    ]
+    return ", ".join(map(str, words))
+
+
+def two_groups(module: nn.Module, kind: type[torch.optim.Optimizer], options: dict[str, object]) -> torch.optim.Optimizer:
+    """Make an optimizer instance whose second group, everything but matrices, learns at another rate."""
+    matrices = [p for p in module.parameters() if p.ndim >= 2]
+    others = [p for p in module.parameters() if p.ndim < 2]
+    return kind([{"params": matrices, "weight_decay": 0.1}, {"params": others, "lr": 0.03}], **options)
+
+
+def make_job(name: str, seed: int, steps: int, case: dict[str, object]) -> TorchJob:
+    width, kind, options = OPTIMIZERS[case["optimizer"]]
+    model = transformer(width, case["dropout"], seed)
+    return TorchJob(
+        name,
+        model,
+        functional.cross_entropy,
+        DATA[case["data"]](2 * steps),
+        two_groups(model, kind, options) if case["two_groups"] else lambda parameters: kind(parameters, **options),
+        epochs=2,
+        max_steps=2 * steps - 1,
+        seed=seed,
+        cuts=case["cuts"],
+    )
+
+
+def check(case: Case, pools) -> None:
+    named = dict(zip(FACTORS, case, strict=True))
+    policy, mechanism = POLICIES[named["policy"]]
+    jobs = [make_job("A", 1, 2, named), make_job("B", 2, 3, named)]
+    answers = [expected(job, DATA[named["data"]](len(job.dataloader.dataset))) for job in jobs]
+    pool = pools[named["devices"]]
+    mechanism = replace(mechanism, prefetch=named["prefetch"])
+    prepared = prepare(jobs, pool.devices, fused=named["fused"])
+    result = train(prepared, policy=policy, mechanism=mechanism, pool=pool, seed=3)
+    assert [difference for job, answer in zip(jobs, answers, strict=True) for difference in differences(job, result, answer)] == []
+    assert result.timeline.moved_bytes > 0
+
+
+@pytest.mark.parametrize("case", list(pairwise()), ids=name_of)
+def test_every_pair_of_choices_trains_byte_for_byte(case, pools):
+    check(case, pools)
+
+
+@pytest.mark.exactness_full
+@pytest.mark.parametrize("case", sample(), ids=name_of)
+def test_many_combinations_train_byte_for_byte(case, pools):
+    check(case, pools)
+
+
+def test_the_pairwise_cases_hold_every_pair():
+    held = set().union(*map(_pairs, pairwise()))
+    for (i, a), (j, b) in itertools.combinations(enumerate(FACTORS.values()), 2):
+        assert {((i, x), (j, y)) for x in a for y in b} <= held

@@ -1,0 +1,158 @@
+"""Jobs are checked when they are stated, and their optimizers shared out among shards as they are."""
+
+from __future__ import annotations
+
+import pickle
+
+import cloudpickle
+import pytest
+import torch
+from torch import nn
+
+from executor.errors import JobError
+from executor.job import dump_without_weights, load_without_weights
+from executor.layout import parameters_of
+from tests.executor.worlds import pairs, perceptron, small_job
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "a b"}, "job name 'a b'"),
+        ({"dataloader": iter(pairs(1))}, "must have a length"),
+        ({"dataloader": []}, "at least one mini-batch"),
+        ({"epochs": 0}, "at least 1"),
+        ({"max_steps": 0}, "at least 1"),
+        ({"model": nn.Linear(4, 2)}, "the model is a Linear; give an nn.Sequential"),
+        ({"model": nn.Sequential(nn.Tanh())}, "has no parameters"),
+    ],
+)
+def test_a_job_that_makes_no_sense_is_refused(fields, message):
+    with pytest.raises(JobError, match=message):
+        small_job(**fields)
+
+
+def test_weights_tied_across_layers_are_refused():
+    tied = nn.Linear(4, 4)
+    with pytest.raises(JobError, match="layers 0 and 2 share 'weight'"):
+        small_job(model=nn.Sequential(tied, nn.Tanh(), tied))
+
+
+def test_a_layer_used_twice_counts_twice():
+    # The second use was once left out, and another model trained than the user's.
+    tanh = nn.Tanh()
+    model = nn.Sequential(nn.Linear(4, 4), tanh, nn.Linear(4, 2), tanh)
+    assert small_job(model=model).layers == tuple(model)
+
+
+@pytest.mark.parametrize("cuts", [(0,), (3,), (2, 1), (1, 1)])
+def test_impossible_cuts_are_refused(cuts):
+    job = small_job(model=perceptron(4, 4, 4, 2))
+    with pytest.raises(JobError, match=r"must increase and lie between 1 and 2"):
+        job.shards(cuts)
+
+
+def test_a_list_of_layers_is_a_model():
+    layers = list(perceptron(4, 8, 2))
+    job = small_job(model=layers)
+    assert job.shards((1,)) == [(layers[0],), (layers[1],)]
+    assert list(job.module.parameters()) == [p for layer in layers for p in layer.parameters()]
+
+
+def test_a_run_cut_short_counts_as_one_epoch():
+    assert small_job(steps=3, epochs=2).schedule == (3, 2)
+    assert small_job(steps=3, epochs=2, max_steps=6).schedule == (3, 2)
+    assert small_job(steps=3, epochs=2, max_steps=4).schedule == (4, 1)
+    assert small_job(steps=3, epochs=2, max_steps=9).num_minibatches == 6
+
+
+def shard_optimizers(job, cuts=(1,)):
+    """Return the optimizers that workers would make, over parameters without weights."""
+    made = []
+    for layers in job.shards(cuts):
+        mine = parameters_of(layers)
+        (layers, recipe), _ = load_without_weights(dump_without_weights((list(layers), job.recipe(mine)), mine))
+        made.append((parameters_of(layers), recipe.make(parameters_of(layers))))
+    return made
+
+
+def groups(parameters, optimizer):
+    """Return each group's parameters by their place in the shard."""
+    place = {id(parameter): index for index, parameter in enumerate(parameters)}
+    return [[place[id(parameter)] for parameter in group["params"]] for group in optimizer.param_groups]
+
+
+def test_groups_are_those_of_the_whole_model():
+    # A callable that sorts parameters by dimension or place once saw empty, one-dimensional stand-ins of
+    # one shard, and put them all into the wrong group.
+    def make(parameters):
+        parameters = list(parameters)
+        matrices = [p for p in parameters[:-2] if p.ndim == 2]
+        return torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": 0.5}, {"params": [p for p in parameters if p.ndim == 1]},
+             {"params": parameters[-2:-1], "lr": 0.25}]
+        )  # fmt: skip
+
+    first, second = shard_optimizers(small_job(optimizer=make))
+    assert groups(*first) == [[0], [1], []]
+    assert groups(*second) == [[], [1], [0]]
+    assert [group["weight_decay"] for group in first[1].param_groups] == [0.5, 0.01, 0.01]
+    assert second[1].param_groups[2]["lr"] == 0.25
+
+
+class Scaled(torch.optim.SGD):
+    """Its constructor wants what no group holds."""
+
+    def __init__(self, parameters, scale):
+        super().__init__(parameters, lr=0.1)
+        self.scale = scale
+
+    def __getstate__(self):
+        return super().__getstate__() | {"scale": self.scale}
+
+
+def test_what_the_constructor_was_given_travels_along():
+    job = small_job()
+    instance = Scaled(job.module.parameters(), scale=3)
+    for _, optimizer in shard_optimizers(small_job(model=job.model, optimizer=instance)):
+        assert (type(optimizer).__name__, optimizer.scale) == ("Scaled", 3)
+
+
+def test_a_shard_without_the_optimizers_parameters_has_none():
+    job = small_job(model=perceptron(4, 8, 2))
+    job = small_job(model=job.model, optimizer=torch.optim.SGD(job.model[1].parameters(), lr=0.1))
+    assert [optimizer is None for _, optimizer in shard_optimizers(job)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [(torch.optim.LBFGS, "LBFGS reruns the model"), (list, "made a list, which is no optimizer")],
+)
+def test_an_unsupported_optimizer_is_refused_as_callable_and_as_instance(make, message):
+    with pytest.raises(JobError, match=message):
+        small_job(optimizer=make).recipe([])
+    if make is torch.optim.LBFGS:
+        job = small_job()
+        with pytest.raises(JobError, match=message):
+            small_job(optimizer=make(job.module.parameters())).recipe([])
+
+
+def test_a_learning_rate_scheduler_is_refused_rather_than_ignored():
+    job = small_job()
+    optimizer = torch.optim.SGD(job.module.parameters(), lr=0.1)
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    with pytest.raises(JobError, match="scheduler"):
+        small_job(model=job.model, optimizer=optimizer).recipe([])
+
+
+def test_a_model_travels_without_its_weights():
+    model = perceptron(64, 64)
+    parameters = list(model.parameters())
+    parameters[1].requires_grad_(False)
+    data = dump_without_weights(model, parameters)
+    assert len(data) < len(pickle.dumps(parameters)) / 4
+    back, empty = load_without_weights(data)
+    assert [p.numel() for p in empty] == [0, 0]
+    assert [p.requires_grad for p in empty] == [True, False]
+    assert list(back.parameters()) == empty
+    assert cloudpickle.loads(cloudpickle.dumps(model))[0][0].weight.numel() == 64 * 64  # unlike a plain pickle

@@ -1,0 +1,116 @@
+"""A pilot run finds out what a shard takes, and leaves everything of the user's as it was."""
+
+from __future__ import annotations
+
+import copy
+import random
+import threading
+
+import numpy
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from executor.compare_state import identical
+from executor.errors import JobError
+from executor.pilot import JobPilot
+from tests.executor.worlds import DATA, Tokens, pairs, perceptron, small_job, transformer
+
+
+def pilot_of(**fields):
+    return JobPilot(small_job(**fields))
+
+
+def test_a_pilot_reports_state_boundary_and_gradients():
+    job = small_job(model=transformer(16, 0.1), loss_fn=functional.cross_entropy, dataloader=DATA["in order"](4),
+                    optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9))  # fmt: skip
+    first, second = JobPilot(job).chain([(0, 2), (2, 5)])
+    assert first.has_gradient == (False, *[True] * 14)  # `unused` comes first
+    assert second.has_gradient[-5:] == (False, *[True] * 4)  # `scale` is frozen
+    assert first.output[0].shape == (2, 6, 16)
+    assert first.output_bytes == 2 * 6 * 16 * 4 + 2 * 6 * 8 + 32  # the None weighs nothing, 96 bytes take 128
+    assert {entry.key for entry in first.layout.state} == {"momentum_buffer"}
+    assert len(first.layout.state) == 14
+    assert second.output_bytes == 0
+
+
+def test_working_bytes_hold_the_activations_of_a_backward():
+    # A (64, 1000) activation lives twice at least: saved by tanh, and as a gradient.
+    job = small_job(model=perceptron(10, 1000, 2), dataloader=pairs(1, 10, 2, batch=64), cuts=())
+    working = JobPilot(job).run(0, 2, job.dataloader[0][0]).working_bytes
+    assert 2 * 64 * 1000 * 4 < working < 5 * 64 * 1000 * 4
+
+
+def test_buffers_are_counted_as_constant():
+    class Masked(nn.Linear):
+        def __init__(self):
+            super().__init__(4, 2)
+            self.register_buffer("mask", torch.ones(2, 4))
+
+    assert pilot_of(model=nn.Sequential(Masked()), cuts=()).run(0, 1, pairs(1)[0][0]).constant_bytes == 32
+
+
+def test_the_users_objects_and_random_state_stay_untouched():
+    generator = torch.Generator().manual_seed(4)
+    loader = DataLoader(Tokens(6, noisy=True), batch_size=2, shuffle=True, generator=generator)
+    job = small_job(model=transformer(16, 0.5), loss_fn=functional.cross_entropy, dataloader=loader)
+    before = copy.deepcopy((job.module.state_dict(), generator.get_state()))
+    streams = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()
+    JobPilot(job).chain([(0, 5)])
+    assert identical(job.module.state_dict(), before[0]) == []
+    assert all(parameter.grad is None for parameter in job.module.parameters())
+    assert torch.equal(generator.get_state(), before[1])
+    assert torch.equal(torch.get_rng_state(), streams[0])
+    assert (random.getstate(), numpy.random.get_state()[1].tolist()) == streams[1:]
+
+
+class Broken:
+    def __init__(self, count=1):
+        self.count = count
+
+    def __len__(self):
+        return 1
+
+    def __iter__(self):
+        yield from pairs(self.count)
+        raise OSError("disk on fire")
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        (Broken(0), "job 'A': the dataloader failed on its first mini-batch: OSError: disk on fire"),
+        ([torch.ones(3, 4)], r"job 'A': the dataloader must yield \(input, target\) pairs"),
+        ([(pairs(1)[0][0], None, None)], r"\(input, target\) pairs"),
+    ],
+)
+def test_a_broken_loader_is_told_with_its_job(loader, message):
+    with pytest.raises(JobError, match=message):
+        pilot_of(dataloader=loader)
+
+
+class Locked(nn.Linear):
+    def __init__(self):
+        super().__init__(8, 2)
+        self.lock = threading.Lock()
+
+
+class Raising(nn.Module):
+    def forward(self, x):
+        raise ZeroDivisionError("no way")
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (Raising(), "job 'A': layers 1..1 failed in their pilot run: ZeroDivisionError: no way"),
+        (Locked(), "job 'A': layers 1..1 failed in their pilot run: TypeError: cannot pickle '_thread.lock'"),
+        (nn.BatchNorm1d(8), "layers 1..1 change their buffers in the forward pass"),
+    ],
+)
+def test_a_layer_that_cannot_be_piloted_is_told_with_its_job(layer, message):
+    pilot = pilot_of(model=nn.Sequential(nn.Linear(4, 8), layer))
+    with pytest.raises(JobError, match=message):
+        pilot.chain([(0, 1), (1, 2)])

@@ -1,0 +1,219 @@
+"""The command line as a user meets it: results, files, and one message for a mistake."""
+
+import json
+import shlex
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from experiments.cli import app
+from hydrasim import Plan, Timeline
+from hydrasim.policies import policies
+from tests.experiments.worlds import as_json, write_world
+
+WORLD = "workload.yaml --cluster cluster.yaml"
+SETTINGS = [
+    (models, devices, kind) for models in (8, 64) for devices in (4, 8) for kind in ("homogeneous", "heterogeneous")
+]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    write_world(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(command: str):
+    return CliRunner().invoke(app, shlex.split(command))
+
+
+def json_of(command: str) -> dict:
+    """Run a command that succeeds, with nothing but JSON on standard output."""
+    result = run(f"{command} --json")
+    assert result.exit_code == 0, result.stderr
+    return as_json(result.stdout)
+
+
+def mistake(command: str) -> str:
+    """Run a command that a user got wrong; return its message."""
+    result = run(command)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+    assert result.stderr
+    return result.stderr
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected_s"), [("model-parallel", 12.0), ("task-parallel", 8.0), ("sharded-lrtf", 6.0)]
+)
+def test_fig6(policy, expected_s):
+    assert json_of(f"simulate --preset paper-fig6 --policy {policy}")["makespan_s"] == expected_s
+
+
+@pytest.mark.parametrize(("models", "devices", "kind"), SETTINGS)
+def test_fig7_at_a_small_scale(models, devices, kind):
+    setting = f"--models {models} --devices {devices} --kind {kind} --seed 1 --scale 0.1"
+    found = json_of(f"compare --preset paper-fig7 {setting} --policies sharded-lrtf")
+    (row,) = found["rows"]
+    assert row["ratio_to_bound"] <= 1.001
+    assert row["makespan_s"] == pytest.approx(row["ratio_to_bound"] * max(found["bounds"].values()))
+
+
+def test_simulate_says_what_came_out_in_one_line():
+    result = run("simulate --preset paper-fig6 --policy task-parallel")
+    assert result.stdout == "simulated: makespan 8.00 s (1.33x bound), idle 25 %, moved 0 B\n"
+
+
+def test_simulate_writes_timeline_picture_and_trace(folder):
+    assert run(f"simulate {WORLD} -o run.jsonl --gantt run.png --trace run.json").exit_code == 0
+    assert Timeline.read(folder / "run.jsonl").header["policy"] == "resident-lrtf"
+    assert (folder / "run.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((folder / "run.json").read_text())["traceEvents"]
+
+
+def test_simulate_takes_a_policy_from_a_file():
+    assert json_of(f"simulate {WORLD} --policy policy.py:LastFirst")["policy"] == "last-first"
+
+
+def test_simulate_costs_come_from_a_profile():
+    # one job on one device: 0.5 s to load, two units of 2 s, 0.5 s to store
+    assert json_of("simulate profile.json --devices 1 --memory 4KiB")["makespan_s"] == 5.0
+
+
+def test_the_switches_reach_the_simulation():
+    makespan_s = [
+        json_of(f"simulate {WORLD} --policy fifo {switch}")["makespan_s"] for switch in ("--prefetch", "--no-prefetch")
+    ]
+    assert makespan_s[0] < makespan_s[1]
+    theory, released = ["--effects theory", "--mechanism hydra-released"]
+    assert json_of(f"simulate {WORLD} --policy fifo {theory}")["makespan_s"] < makespan_s[0]
+    assert json_of(f"simulate {WORLD} --policy fifo {released}")["makespan_s"] > makespan_s[1]
+
+
+def test_compare_prints_a_table_and_the_best():
+    result = run("compare --preset paper-fig6")
+    assert result.exit_code == 0
+    for name in policies():
+        assert name in result.stdout
+    assert "simulated: best is resident-lrtf with 6.00 s; no plan takes less than 6.00 s" in result.stdout
+
+
+def test_compare_keeps_to_the_policies_asked_for():
+    rows = json_of("compare --preset paper-fig6 --policies fifo,random --seed 2")["rows"]
+    assert [row["policy"] for row in rows] == ["fifo", "random"]
+
+
+def test_compare_goes_on_without_a_policy_that_fails():
+    result = run("compare --preset paper-fig6 --policies policy.py:Buggy,fifo")
+    assert result.exit_code == 0
+    assert "cannot run" in result.stdout
+    assert "buggy: buggy failed to choose for device 0: AttributeError" in result.stderr
+    rows = json_of("compare --preset paper-fig6 --policies policy.py:Buggy,fifo")["rows"]
+    assert [bool(row["error"]) for row in rows] == [True, False]
+
+
+def test_plan_shows_what_it_takes_and_can_be_followed(folder):
+    result = run(f"plan {WORLD} -o plan.json --timeline plan.jsonl --gantt plan.png")
+    assert result.exit_code == 0
+    for text in ("2 x 2 KiB", "8 KiB", "host memory: 8.25 KiB", "simulated: makespan"):
+        assert text in result.stdout
+    plan = Plan.read(folder / "plan.json")
+    assert all(step.offset is not None for steps in plan.devices for step in steps)
+    assert json_of(f"simulate {WORLD} --plan plan.json")["makespan_s"] == plan.makespan_s
+    assert Timeline.read(folder / "plan.jsonl").makespan_s == plan.makespan_s
+
+
+def test_plan_as_json():
+    found = json_of(f"plan {WORLD} --policy sharded-lrtf")
+    assert found["planned_by"] == "sharded-lrtf"
+    assert [job["shard_bytes"] for job in found["jobs"]] == [[2048, 2048]] * 2
+    assert max(found["peak_bytes"]) <= 8192
+    assert sum(job["moved_bytes"] for job in found["jobs"]) == found["moved_bytes"]
+    assert max(job["end_s"] for job in found["jobs"]) == found["makespan_s"]
+
+
+def test_plan_says_of_every_job_why_it_does_not_fit(folder):
+    message = mistake("plan workload.yaml --devices 2 --memory 2KiB -o plan.json")
+    assert message.startswith("ShardTooLarge: 2 of 2 jobs do not fit:\nshard 0 of 'A' needs 2,112 bytes")
+    assert "shard 0 of 'B' needs 2,112 bytes" in message
+    assert "Cut the model into more shards" in message
+    assert not (folder / "plan.json").exists()
+
+
+def test_policies_lists_every_one_with_its_source():
+    result = run("policies")
+    assert "Algorithm 2 of the paper" in result.stdout
+    assert [row["policy"] for row in json_of("policies")] == list(policies())
+    assert all(row["summary"] and row["source"] for row in json_of("policies"))
+
+
+def test_explain_tells_why():
+    run(f"simulate {WORLD} --policy fifo -o run.jsonl")
+    result = run("explain A/F0#0 --timeline run.jsonl")
+    assert result.stdout.startswith("A/F0#0 ran on device 0 from 1 s to 2 s (1 s), simulated under fifo.")
+    assert "waited 1 s for load A/w0 on h2d:0" in result.stdout
+    assert json_of("explain A/F0#0 --timeline run.jsonl")["chain"][0]["waited_s"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("simulate", "name either a WORKLOAD file or a --preset"),
+        ("simulate missing.yaml --devices 1 --memory 1G", "cannot read missing.yaml"),
+        ("simulate --preset paper-fig6 --policy nope", "PolicyError: no policy is named 'nope'; there are fifo"),
+        ("simulate --preset paper-fig6 --policy policy.py:Nope", "has no policy 'Nope'; it has LastFirst, Buggy"),
+        (
+            "simulate --preset paper-fig6 --policy policy.py:Buggy",
+            "buggy failed to choose for device 0: AttributeError",
+        ),
+        ("simulate --preset paper-fig6 --effects nope", "'nope' is not one of the effects: theory, transfers"),
+        ("simulate --preset paper-fig6 --mechanism nope", "'nope' is not one of the mechanisms: ours, paper"),
+        ("simulate --preset paper-fig6 --devices zero", "--devices"),
+        ("simulate --preset paper-fig6 --gantt missing/run.png", "there is no folder missing to write run.png into"),
+        ("simulate --preset paper-fig6 --gantt run.foo", "Format 'foo' is not supported"),
+        ("simulate --preset paper-fig6 --plan missing.json", "PlanError: cannot read missing.json"),
+        ("compare workload.yaml --devices 2 --memory 1KiB", "no policy can run this workload; fifo: shard 0 of 'A'"),
+        ("explain A/F0#0 --timeline missing.jsonl", "TimelineError: cannot read missing.jsonl"),
+        ("explain", "Missing argument 'UNIT'"),
+        ("nope", "No such command 'nope'"),
+    ],
+)
+def test_a_mistake_gives_one_message_and_exit_code_2(command, message):
+    assert message in mistake(command)
+
+
+def test_an_unknown_unit_comes_with_near_ones():
+    run(f"simulate {WORLD} -o run.jsonl")
+    assert "no unit 'A/F0#9' among its 9; did you mean A/F0#" in mistake("explain A/F0#9 --timeline run.jsonl")
+
+
+def test_interruption_exits_with_130():
+    result = run("simulate --preset paper-fig6 --policy policy.py:Interrupted")
+    assert result.exit_code == 130
+    assert "interrupted" in result.stderr
+
+
+@pytest.mark.parametrize("command", app.registered_commands, ids=lambda command: command.callback.__name__)
+def test_every_help_has_an_example(command):
+    result = run(f"{command.callback.__name__} --help")
+    assert result.exit_code == 0
+    assert f"Example: hydrasim {command.callback.__name__}" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["simulate", "compare", "plan", "policies", "explain"])
+def test_the_examples_run(name):
+    run(f"simulate {WORLD} -o timeline.jsonl")
+    (epilog,) = (c.epilog for c in app.registered_commands if c.callback.__name__ == name)
+    result = run(epilog.partition("hydrasim ")[2])
+    assert result.exit_code == 0, result.stderr
+
+
+def test_the_installed_command_prints_json_alone():
+    code = "from experiments.cli import main; main()"
+    arguments = ["simulate", "--preset", "paper-fig6", "--policy", "sharded-lrtf", "--json"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout)["makespan_s"] == 6.0
+    assert done.stderr == ""

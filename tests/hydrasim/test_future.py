@@ -1,0 +1,62 @@
+"""What a plan tells of a block's next use."""
+
+from __future__ import annotations
+
+from hydrasim import Plan, ShardUnit
+from hydrasim.dag import Template, minibatch_dag
+from hydrasim.dataflow import BlockKey
+from hydrasim.future import Future
+from hydrasim.plan import Step
+from tests.worlds import job, workload
+
+# device 0   F0#0       B0#0  F0#1       B0#1     positions 0..3
+# device 1        L1#0             L1#1           positions 0..1
+JOBS = workload(job(shards=2, minibatches=2))
+STATE0, STATE1 = (BlockKey("w", "A", shard, -1) for shard in (0, 1))
+
+
+def future(*lists: str) -> Future:
+    steps = tuple(tuple(Step(ShardUnit.parse(f"A/{unit}")) for unit in units.split()) for units in lists)
+    return Future(Plan(steps, "", ""), JOBS, {"A": Template(minibatch_dag(JOBS.jobs[0]))})
+
+
+def unit(text: str) -> ShardUnit:
+    return ShardUnit.parse(f"A/{text}")
+
+
+SPLIT = future("F0#0 B0#0 F0#1 B0#1", "L1#0 L1#1")
+
+
+def test_state_is_next_used_by_the_next_unit_of_its_shard():
+    assert SPLIT.next_use(STATE0, unit("F0#0"), 0) == 1
+    assert SPLIT.next_use(STATE0, unit("B0#0"), 0) == 2
+    assert SPLIT.next_use(STATE1, unit("L1#0"), 1) == 1
+
+
+def test_after_its_last_unit_state_is_used_no_more():
+    assert SPLIT.next_use(STATE0, unit("B0#1"), 0) is None
+    assert not SPLIT.stays(unit("B0#1"), 0)
+
+
+def test_a_boundary_lives_within_its_minibatch():
+    assert SPLIT.next_use(BlockKey("x", "A", 0, 0), unit("F0#0"), 0) == 1
+    assert SPLIT.next_use(BlockKey("x", "A", 1, 0), unit("F0#0"), 0) is None  # L1 is device 1's
+    assert SPLIT.next_use(BlockKey("x", "A", 1, 0), unit("F0#0"), 1) == 0
+    assert SPLIT.next_use(BlockKey("g", "A", 0, 0), unit("L1#0"), 0) == 1
+
+
+def test_a_copy_of_state_dies_when_another_device_updates_the_shard():
+    # device 0   F0#0             F0#1 L1#1 B0#1
+    # device 1        L1#0 B0#0                     B0#0 makes device 0's copy stale
+    moved = future("F0#0 F0#1 L1#1 B0#1", "L1#0 B0#0")
+    assert moved.next_use(STATE0, unit("F0#0"), 0) is None
+    assert not moved.stays(unit("F0#0"), 0)
+
+
+def test_a_forward_elsewhere_leaves_the_copy_valid_yet_it_does_not_stay():
+    # device 0   F0#0 L1#0 B0#0       L1#1 B0#1
+    # device 1                  F0#1
+    lent = future("F0#0 L1#0 B0#0 L1#1 B0#1", "F0#1")
+    assert lent.next_use(STATE0, unit("B0#0"), 0) == 4
+    assert not lent.stays(unit("B0#0"), 0)  # the very next use is on device 1: store at once
+    assert lent.stays(unit("L1#0"), 0)

@@ -1,0 +1,231 @@
+"""The simulated backend, and whole runs whose every time is known beforehand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from hydrasim import HYDRA_RELEASED, OURS, Mechanism, Phase, Shard, ShardUnit, TrainingJob, simulate
+from hydrasim.command import Command, Kind, Lane
+from hydrasim.dag import minibatch_dag
+from hydrasim.errors import StallError
+from hydrasim.profile import StatedCosts
+from hydrasim.simulator import SimBackend
+from tests.worlds import BLOCK, BYTE_A_SECOND, Script, devices, fig6, heavy, job, spans, times, units, workload
+
+
+@pytest.mark.parametrize(("policy", "makespan_s"), [("model-parallel", 12), ("task-parallel", 8), ("sharded-lrtf", 6)])
+def test_fig6(policy: str, makespan_s: float):
+    # three jobs of F0 F1 B1 B0, every unit takes 1; lower case: the backward units
+    # model-parallel  gpu0 A..aB..bC..c   task-parallel  gpu0 AAaaCCcc   sharded-lrtf  gpu0 ACBacb
+    #                 gpu1 .Aa..Bb..Cc.                  gpu1 BBbb....                 gpu1 BACbac
+    assert simulate(fig6(), devices(2), policy, effects="theory").makespan_s == makespan_s
+
+
+def test_a_missing_edge_lets_two_units_of_a_job_run_at_once():
+    # with the edge  gpu0 F L L B      without it  gpu0 F . B      B0 follows L1 alone
+    #                gpu1 . . . .                  gpu1 L L .
+    one, chain = job(shards=2), minibatch_dag(job(shards=2))
+    assert simulate(workload(one), devices(2), "fifo", effects="theory").makespan_s == 4.0
+    chain.remove_edge((Phase.FORWARD, 0), (Phase.LOSS, 1))
+    timeline = simulate(workload(one), devices(2), "fifo", effects="theory", dags={"A": chain})
+    assert times(timeline, "compute", "A/L1#0") == [(0.0, 2.0)]
+    assert timeline.makespan_s == 3.0
+
+
+def test_prefetch_hides_a_load():
+    # gpu0 compute  . A A B B          a load takes 64 s, a unit 128
+    # gpu0 h2d      A B . . .          B's load runs under A's compute; B starts at once
+    jobs = workload(heavy("A", compute_s=128.0), heavy("B", compute_s=128.0))
+    timeline = simulate(jobs, devices(1, link=BYTE_A_SECOND), "fifo")
+    assert times(timeline, "load") == [(0.0, 64.0), (64.0, 128.0)]
+    assert times(timeline, "compute") == [(64.0, 192.0), (192.0, 320.0)]
+
+
+def test_without_prefetch_the_load_waits_for_the_unit_before():
+    # gpu0 compute  . A A . B B
+    # gpu0 h2d      A . . B . .
+    jobs = workload(heavy("A", compute_s=128.0), heavy("B", compute_s=128.0))
+    timeline = simulate(jobs, devices(1, link=BYTE_A_SECOND), "fifo", mechanism=Mechanism(prefetch=False))
+    assert times(timeline, "load") == [(0.0, 64.0), (192.0, 256.0)]
+    assert times(timeline, "compute") == [(64.0, 192.0), (256.0, 384.0)]
+
+
+def zone_loads(**switches: object) -> list[tuple[float, float]]:
+    """Return the loads of two jobs of 4 blocks each, on 16 blocks of which 2 are the loading zone."""
+    jobs = workload(*(heavy(name, compute_s=1024.0, blocks=4) for name in "AB"))
+    mechanism = Mechanism(loading_zone_fraction=0.125, **switches)
+    return times(simulate(jobs, devices(1, blocks=16, link=BYTE_A_SECOND), "fifo", mechanism=mechanism), "load")
+
+
+def test_the_loading_zone_takes_the_part_that_fits_and_the_rest_waits_for_the_unit():
+    # gpu0 compute  .... AAAAAAAA .. B      4 blocks of 64 s each; the first load has nobody to wait for
+    # gpu0 h2d      AAAA bb ..... bb        two blocks of B under A, two after it
+    assert zone_loads() == [(0.0, 128.0), (128.0, 256.0), (256.0, 384.0), (1280.0, 1408.0)]
+
+
+def test_without_partial_prefetch_what_exceeds_the_zone_waits_whole():
+    # gpu0 compute  .... AAAAAAAA .... B
+    # gpu0 h2d      AAAA ........ BBBB
+    assert zone_loads(partial_prefetch=False) == [(0.0, 256.0), (1280.0, 1536.0)]
+
+
+def test_what_fits_the_zone_is_prefetched_whole_either_way():
+    for switches in ({}, {"partial_prefetch": False}):
+        jobs = workload(heavy("A", compute_s=1024.0, blocks=4), heavy("B", blocks=2))
+        mechanism = Mechanism(loading_zone_fraction=0.125, **switches)
+        timeline = simulate(jobs, devices(1, blocks=16, link=BYTE_A_SECOND), "fifo", mechanism=mechanism)
+        assert times(timeline, "load", "B/L0#0") == [(256.0, 384.0)]
+
+
+def test_the_released_machine_copies_on_the_compute_lane_and_stores_what_did_not_change():
+    # ours      h2d A        B             released  compute A L . s B L . s    one lane for all, so
+    #           comp  A ...                          nothing overlaps anything on the device
+    jobs = workload(*(heavy(name, shards=2, compute_s=128.0) for name in "AB"))
+    cluster = devices(1, link=BYTE_A_SECOND)
+    ours = simulate(jobs, cluster, "hydra-released", mechanism=OURS)
+    released = simulate(jobs, cluster, "hydra-released", mechanism=HYDRA_RELEASED)
+    assert {span.lane for span in released.spans if span.device == 0} == {"compute"}
+    assert {span.lane for span in ours.spans if span.device == 0} == {"h2d", "compute", "d2h"}
+    stored = {name: {s.block for s in spans(timeline, "store") if "/F" in s.unit} for name, timeline in
+              (("ours", ours), ("released", released))}  # fmt: skip
+    assert stored == {"ours": set(), "released": {"A/w0", "B/w0"}}
+    busy = sum(span.duration_s for span in released.spans if span.device == 0)
+    assert released.makespan_s == busy
+    assert ours.makespan_s < released.makespan_s
+
+
+def test_the_released_machine_uses_no_more_devices_than_jobs():
+    timeline = simulate(workload(heavy("A", shards=3)), devices(3), "random", mechanism=HYDRA_RELEASED)
+    assert {span.device for span in timeline.spans if span.device >= 0} == {0}
+
+
+def test_policies_see_the_capped_number_of_devices():
+    # model parallelism over three devices would wait for two that the machine does not use
+    timeline = simulate(workload(heavy("A", shards=3)), devices(3), "model-parallel", mechanism=HYDRA_RELEASED)
+    assert len(units(timeline, device=0)) == 5
+
+
+def test_state_written_back_lazily_is_flushed_when_another_device_needs_it():
+    # gpu0  L0#0 keeps w0 v1, dirty    | store v1        mini-batch 1 runs on gpu 1
+    # gpu1                             |          load v1  L0#1  store v2
+    two = heavy("A", minibatches=2)
+    commands: list[Command] = []
+    simulate(workload(two), devices(2, link=BYTE_A_SECOND), Script({"A/L0#1": 1}), commands=commands)
+    stores = [c for c in commands if c.kind is Kind.STORE]
+    loads = [c for c in commands if c.kind is Kind.LOAD]
+    assert [(c.device, str(c.unit)) for c in stores] == [(0, "A/L0#1"), (1, "A/L0#1")]
+    assert [(c.device, str(c.unit)) for c in loads] == [(0, "A/L0#0"), (1, "A/L0#1")]
+    assert stores[0].number in loads[1].after
+
+
+def test_a_job_that_stays_stores_its_state_once_at_the_end():
+    timeline = simulate(workload(heavy("A", minibatches=4)), devices(1), "fifo")
+    assert [span.unit for span in spans(timeline, "store")] == ["A/L0#3"]
+    assert len(spans(timeline, "load")) == 1
+
+
+def test_a_faster_device_computes_faster():
+    timeline = simulate(workload(job()), devices(1, speed=4.0), "fifo", effects="theory")
+    assert timeline.makespan_s == 0.5
+
+
+def test_a_minibatch_is_fetched_during_the_one_before_and_after_its_last_forward():
+    # loader   x . x          fetch #1 follows F1#0, and then runs under B1 and B0
+    # compute  . F F B B F F B B
+    fetching = job(shards=2, fused=False, minibatches=2, fetch_s=1.0)
+    timeline = simulate(workload(fetching), devices(1), "fifo")
+    assert times(timeline, "fetch") == [(0.0, 1.0), (3.0, 4.0)]
+    assert times(timeline, "compute", "A/F0#0") == [(1.0, 2.0)]
+    assert timeline.makespan_s == 9.0
+
+
+def test_a_minibatch_without_bytes_is_waited_for_all_the_same():
+    timeline = simulate(workload(job(fetch_s=4.0)), devices(1), "fifo")
+    assert times(timeline, "compute") == [(4.0, 6.0)]
+
+
+def test_the_policy_sees_beliefs_and_the_world_charges_costs():
+    jobs = workload(job("A", seconds=1.0), job("B", seconds=2.0))
+    believed = workload(job("A", seconds=2.0), job("B", seconds=1.0))
+    beliefs = StatedCosts(believed, devices(1))
+    timeline = simulate(jobs, devices(1), "sharded-lrtf", beliefs=beliefs, effects="theory")
+    assert units(timeline) == ["A/L0#0", "B/L0#0"]
+    assert times(timeline, "compute", "A/L0#0") == [(0.0, 2.0)]
+
+
+def test_the_seed_fixes_a_random_policy():
+    jobs = workload(*(job(name, shards=2) for name in "ABCDE"))
+    first, again, other = (simulate(jobs, devices(2), "random", seed=seed) for seed in (0, 0, 1))
+    assert first.to_lines() == again.to_lines()
+    assert units(first) != units(other)
+
+
+def test_every_interpreter_writes_the_same_bytes():
+    program = (
+        "from hydrasim import *\n"
+        "jobs = Workload(tuple(TrainingJob(n, (Shard(1, 1, 100, 100, 100),) * 2, 3) for n in 'ABC'))\n"
+        "print(simulate(jobs, Cluster.of(2, Device(1024, h2d=Link(64.0))), 'random').to_lines())"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", program], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(outputs) == 1
+
+
+def free_costs() -> StatedCosts:
+    return StatedCosts(workload(job(shards=2)), devices(2))
+
+
+def compute(number: int, *after: int, device: int = 0) -> Command:
+    return Command(number, Kind.COMPUTE, device, Lane.COMPUTE, ShardUnit("A", Phase.FORWARD, 0, 0), after)
+
+
+def test_a_lane_holds_its_place_while_its_head_waits():
+    # gpu0  0 0 . 2        1 waits for nobody but 0; 3 stands behind 2, which waits for 1 on gpu 1
+    # gpu1  . 1            though 3 could start at once: first come, first served
+    backend = SimBackend(free_costs())
+    backend.submit([compute(0, device=1), compute(1, 0, device=1), compute(2, 1), compute(3)])
+    ends = {}
+    for _ in range(4):
+        event = backend.next_event()
+        ends[event.command.number] = (event.start_s, event.end_s)
+    assert ends == {0: (0.0, 1.0), 1: (1.0, 2.0), 2: (2.0, 3.0), 3: (3.0, 4.0)}
+
+
+def test_commands_that_can_never_start_are_an_error_with_their_story():
+    # 1 waits for 2, which stands behind it on the same lane
+    backend = SimBackend(free_costs())
+    backend.submit([compute(0), compute(1, 2), compute(2)])
+    assert backend.next_event().command.number == 0
+    with pytest.raises(StallError, match=r"nothing can start any more(.|\n)*0 compute: .*\(command 1\) waits for \[2\]"):
+        backend.next_event()
+
+
+def test_waiting_with_nothing_submitted_is_a_stall():
+    with pytest.raises(StallError, match="nothing can start any more"):
+        SimBackend(free_costs()).next_event()
+
+
+def test_all_jobs_of_one_shard_and_no_bytes_only_compute():
+    jobs = workload(TrainingJob("A", (Shard(0.0, 1.0),), 2, activation_mode="keep"))
+    commands: list[Command] = []
+    timeline = simulate(jobs, devices(1), "fifo", commands=commands)
+    assert {command.kind for command in commands} == {Kind.FETCH, Kind.COMPUTE}
+    assert timeline.makespan_s == 2.0
+
+
+def test_a_boundary_that_stays_is_stored_but_not_loaded_again():
+    shard = Shard(1.0, 1.0, output_bytes=BLOCK)
+    jobs = workload(TrainingJob("A", (shard, shard), 1))
+    kept = simulate(jobs, devices(1), "fifo")
+    spilled = simulate(jobs, devices(1), "fifo", mechanism=replace(OURS, skip_spill=False))
+    assert [span.block for span in spans(kept, "store")] == ["A/x1#0", "A/g0#0"]
+    assert spans(kept, "load") == []
+    assert [span.block for span in spans(spilled, "load")] == ["A/x1#0", "A/g0#0"]

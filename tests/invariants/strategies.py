@@ -1,0 +1,114 @@
+"""Random worlds that fit, but only just: jobs, devices, links, mechanisms, policies."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from random import Random
+
+from hypothesis import strategies as st
+
+from hydrasim import Cluster, Device, Link, Mechanism, Shard, ShardUnit, TrainingJob, Workload
+from hydrasim.dataflow import aligned, unit_bytes
+from hydrasim.mechanism import MECHANISMS
+from hydrasim.policies import policies
+from hydrasim.workload import Phase
+
+SECONDS = st.integers(0, 8).map(lambda quarters: quarters / 4)  # dyadic, so sums of them are exact
+BYTES = st.sampled_from([0, 1, 64, 100, 128, 300])
+
+
+@dataclass(frozen=True)
+class World:
+    """All that a simulation takes."""
+
+    workload: Workload
+    cluster: Cluster
+    policy: str
+    mechanism: Mechanism
+    seed: int
+
+
+SHARDS = st.builds(
+    Shard,
+    forward_s=SECONDS,
+    backward_s=SECONDS,
+    parameter_bytes=BYTES,
+    optimizer_bytes=BYTES,
+    output_bytes=BYTES,
+    working_bytes=BYTES,
+)
+LINKS = st.builds(Link, bytes_per_s=st.sampled_from([64.0, 256.0, 1024.0, math.inf]), latency_s=st.sampled_from([0, 0.25]))
+RANDOM_MECHANISMS = st.builds(
+    Mechanism,
+    prefetch=st.booleans(),
+    loading_zone_fraction=st.sampled_from([None, 0.0, 0.15, 0.5]),
+    partial_prefetch=st.booleans(),
+    keep=st.sampled_from(["all", "none", "released"]),
+    write_back=st.sampled_from(["auto", "lazy", "through"]),
+    store_clean=st.booleans(),
+    skip_spill=st.booleans(),
+    synchronous_copies=st.booleans(),
+    cap_devices=st.booleans(),
+)
+NAMED_MECHANISMS = st.builds(
+    lambda mechanism, prefetch: replace(mechanism, prefetch=prefetch),
+    st.sampled_from(list(MECHANISMS.values())),
+    st.booleans(),
+)
+
+
+@st.composite
+def jobs(draw: st.DrawFn, name: str) -> TrainingJob:
+    return TrainingJob(
+        name,
+        tuple(draw(st.lists(SHARDS, min_size=1, max_size=4))),
+        minibatches=draw(st.integers(1, 3)),
+        epochs=draw(st.integers(1, 2)),
+        fused=draw(st.booleans()),
+        activation_mode=draw(st.sampled_from(["recompute", "keep"])),
+        input_bytes=draw(BYTES),
+        target_bytes=draw(BYTES),
+        fetch_s=draw(SECONDS),
+    )
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    """Draw a world whose devices hold the neediest unit and a few cells of 64 bytes more."""
+    workload = Workload(tuple(draw(jobs(f"j{order}")) for order in range(draw(st.integers(1, 5)))))
+    mechanism = draw(NAMED_MECHANISMS | RANDOM_MECHANISMS)
+    need = math.ceil(neediest_unit_bytes(workload) / (1 - (mechanism.loading_zone_fraction or 0.0)))
+    devices = []
+    for _ in range(draw(st.integers(1, 3))):
+        slack = draw(st.integers(0, 20)) * 64 + draw(st.sampled_from([64, 71]))
+        memory = aligned(workload.working_bytes) + aligned(need) + slack
+        devices.append(Device(memory, speed=draw(st.sampled_from([1.0, 2.0])), h2d=draw(LINKS), d2h=draw(LINKS)))
+    policy = draw(st.sampled_from(sorted(policies())))
+    return World(workload, Cluster(tuple(devices)), policy, mechanism, draw(st.integers(0, 3)))
+
+
+def neediest_unit_bytes(workload: Workload) -> int:
+    units = [
+        ShardUnit(job.name, phase, shard, 0) for job in workload.jobs for shard in range(len(job.shards)) for phase in Phase
+    ]
+    return max(unit_bytes(workload.job(unit.job), unit) for unit in units)
+
+
+class PerturbedCosts:
+    """Costs that have nothing to do with the stated ones, yet are the same at every call."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def _draw(self, *what: object) -> float:
+        return Random(f"{self._seed} {what}").randrange(0, 16) / 8
+
+    def compute_s(self, unit: ShardUnit, device: int) -> float:
+        return self._draw("compute", str(unit), device)
+
+    def copy_s(self, nbytes: int, device: int, direction: str) -> float:
+        return self._draw("copy", nbytes, device, direction)
+
+    def fetch_s(self, job: str) -> float:
+        return self._draw("fetch", job)

@@ -1,0 +1,73 @@
+"""The README and CONTRIBUTING say what is true: their commands and code blocks run, their figures are current."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.readme import updated
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str) -> list[str]:
+    lines = "\n".join(blocks(text, "sh")).splitlines()
+    return [line.partition("#  ")[0].strip() for line in lines if line.startswith("hydrasim ")]
+
+
+def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("index", range(len(blocks(README, "python"))))
+def test_code_block_prints_what_the_readme_shows(index, tmp_path):
+    script = tmp_path / "block.py"
+    script.write_text(blocks(README, "python")[index])
+    done = run([sys.executable, str(script)], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == blocks(README, "text")[index]
+
+
+def test_commands_run_one_after_another(tmp_path):
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    assert commands(README)
+    for command in commands(README):
+        done = run([sys.executable, "-m", "experiments.cli", *shlex.split(command)[1:]], tmp_path)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert done.stdout.strip(), command
+
+
+def test_policy_of_the_contributing_guide_runs(tmp_path):
+    (tmp_path / "my_policy.py").write_text(blocks(CONTRIBUTING, "python")[0])
+    (command,) = commands(CONTRIBUTING)
+    done = run([sys.executable, "-m", "experiments.cli", *shlex.split(command)[1:]], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "makespan" in done.stdout
+
+
+def test_make_targets_named_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`?make ([a-z]+)", README + CONTRIBUTING))
+    assert named <= targets | {"it", "sure"}
+
+
+def test_figures_are_those_of_the_committed_results():
+    fields = json.loads((ROOT / "results/demo/summary.json").read_text())
+    assert updated(README, fields) == README
+
+
+def test_files_and_modules_named_exist():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README + CONTRIBUTING):
+        assert (ROOT / target).exists(), target
