@@ -174,19 +174,50 @@ class OptimizerRecipe:
         return made
 
 
+class _Pickler(cloudpickle.Pickler):
+    """Pickles by content, with numbers in place of the given parameters. met: those it came across."""
+
+    def __init__(self, file: Any, parameters: Iterable[nn.Parameter]) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        self.met: set[int] = set()
+        self._index = {id(parameter): i for i, parameter in enumerate(parameters)}
+
+    def persistent_id(self, obj: Any) -> Any:
+        if isinstance(obj, nn.Parameter) and id(obj) in self._index:
+            self.met.add(id(obj))
+            return self._index[id(obj)], obj.dtype, obj.requires_grad
+        return None
+
+
 def dump_without_weights(value: Any, parameters: list[nn.Parameter]) -> bytes:
     """Pickle a value by content, with empty parameters in place of the given ones."""
-    index = {id(parameter): i for i, parameter in enumerate(parameters)}
     buffer = io.BytesIO()
-
-    class Pickler(cloudpickle.Pickler):
-        def persistent_id(self, obj: Any) -> Any:
-            if isinstance(obj, nn.Parameter) and id(obj) in index:
-                return index[id(obj)], obj.dtype, obj.requires_grad
-            return None
-
-    Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+    _Pickler(buffer, parameters).dump(value)
     return buffer.getvalue()
+
+
+def check_references(job: TorchJob) -> None:
+    """Make sure that layers and loss can travel, and that none hides weights that another one updates.
+
+    Raises:
+        JobError: a part cannot be pickled, or refers to parameters of a layer elsewhere in the chain.
+    """
+    parts: list[tuple[str, Any, list[nn.Parameter]]] = [
+        (f"layer {index}", layer, list(layer.parameters())) for index, layer in enumerate(job.layers)
+    ]
+    for name, part, own in [*parts, ("loss_fn", job.loss_fn, [])]:
+        pickler = _Pickler(io.BytesIO(), job.module.parameters())
+        try:
+            pickler.dump(part)
+        except Exception as reason:
+            raise JobError(
+                f"job {job.name!r}: {name} cannot be sent to a worker process: {type(reason).__name__}: {reason}"
+            ) from reason
+        if pickler.met - {id(parameter) for parameter in own}:
+            raise JobError(
+                f"job {job.name!r}: {name} refers to parameters of the model that are not its own; on a device it "
+                "would find their bytes gone. Put what uses them into their layer, or use weight_decay."
+            )
 
 
 def load_without_weights(data: bytes) -> tuple[Any, list[nn.Parameter]]:

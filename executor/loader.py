@@ -59,7 +59,9 @@ class Loader:
         done = minibatch % length
         if not done:
             if next(self._batches, _END) is not _END:
-                raise ValueError(f"the dataloader yields more than the {length} mini-batches that it has by its length.")
+                raise ValueError(
+                    f"the dataloader yields more than the {length} mini-batches that it has by its length."
+                )
             self._batches = iter(self._dataloader)
         batch = next(self._batches, _END)
         if batch is _END:

@@ -17,7 +17,7 @@ from executor import randomness
 from executor.budget import BudgetTracker
 from executor.compute import backward, forward, loss_and_backward, needs_grad, step
 from executor.errors import JobError
-from executor.job import TorchJob
+from executor.job import TorchJob, check_references
 from executor.layout import ShardLayout, layout_of, parameters_of, tensor_state
 from executor.tensors import spec_of
 from hydrasim.errors import HydraError
@@ -49,6 +49,7 @@ class JobPilot:
     def __init__(self, job: TorchJob) -> None:
         self.job = job
         self._done: dict[tuple[int, int], ShardPilot] = {}
+        check_references(job)
         before = randomness.save()
         try:
             loader = cloudpickle.loads(cloudpickle.dumps(job.dataloader))
@@ -70,8 +71,9 @@ class JobPilot:
     def run(self, low: int, high: int, value: Any) -> ShardPilot:
         """Pilot the shard of layers low .. high-1 on its input, twice: a first step makes optimizer state."""
         if (low, high) not in self._done:
-            before = randomness.save()
+            before, num_threads = randomness.save(), torch.get_num_threads()
             try:
+                torch.set_num_threads(1)  # what a device has
                 randomness.seed_all(self.job.seed)
                 self._done[low, high] = self._run(low, high, value)
             except HydraError:
@@ -83,12 +85,14 @@ class JobPilot:
                 ) from reason
             finally:
                 randomness.restore(before)
+                torch.set_num_threads(num_threads)
         return self._done[low, high]
 
     def _run(self, low: int, high: int, value: Any) -> ShardPilot:
         """Run F, then B or L with a step, on a copy of the layers."""
         job, last = self.job, high == len(self.job.layers)
         layers: list[nn.Module] = list(copy.deepcopy(nn.ModuleList(job.layers[low:high])))
+        loss_fn = copy.deepcopy(job.loss_fn)  # it may be a module, and count or learn
         parameters = parameters_of(layers)
         buffers = [buffer for layer in layers for buffer in layer.buffers()]
         flags = [needs_grad(leaf) for leaf in pytree.tree_leaves(value)]
@@ -98,7 +102,7 @@ class JobPilot:
         kept = [buffer.clone() for buffer in buffers]
         started = time.perf_counter()
         with tracker:
-            output = forward(layers, value, flags, job.loss_fn if last else None, self.target)
+            output = forward(layers, value, flags, loss_fn if last else None, self.target)
         forward_s = time.perf_counter() - started
         if any(not torch.equal(a, b) for a, b in zip(buffers, kept, strict=True)):
             raise JobError(
@@ -125,7 +129,7 @@ class JobPilot:
             started = time.perf_counter()
             with tracker:
                 if last:
-                    results = loss_and_backward(layers, value, flags, self.target, job.loss_fn)[1]
+                    results = loss_and_backward(layers, value, flags, self.target, loss_fn)[1]
                 else:
                     results = backward(layers, value, flags, gradients)
                 has_gradient = tuple(parameter.grad is not None for parameter in parameters)

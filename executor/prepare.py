@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from executor.devices import Device
-from executor.errors import DeviceError
+from executor.errors import DeviceError, JobError
 from executor.job import TorchJob
 from executor.partition import Partition, partition
 from executor.pilot import JobPilot
@@ -74,12 +74,23 @@ def prepare(
     """
     if not devices:
         raise DeviceError("there are no devices to train on; give at least one.")
+    _check_apart(jobs)
     memory_bytes = min(device.describe().memory_bytes for device in devices)
     pilots = [JobPilot(job) for job in jobs] if pilots is None else pilots
     parts = partition(pilots, memory_bytes, loading_zone_fraction=loading_zone_fraction)
     prepared = Prepared(tuple(parts), tuple(devices), fused)
     assert prepared.workload  # names must differ
     return prepared
+
+
+def _check_apart(jobs: Sequence[TorchJob]) -> None:
+    owner: dict[int, str] = {}
+    for job in jobs:
+        for parameter in job.module.parameters():
+            if parameter.requires_grad and owner.setdefault(id(parameter), job.name) != job.name:
+                raise JobError(
+                    f"jobs {owner[id(parameter)]!r} and {job.name!r} train the same model; give each its own."
+                )
 
 
 def _less(device: SimulatedDevice, constant_bytes: int) -> SimulatedDevice:

@@ -148,7 +148,7 @@ def _job_setup(part: Partition, fused: bool) -> JobSetup:
         payload = dump_without_weights((shards, part.job.loss_fn, recipes), list(itertools.chain(*parameters)))
     except Exception as reason:
         raise JobError(
-            f"job {part.job.name!r}: model, loss or optimizer cannot be sent to a worker process: "
+            f"job {part.job.name!r}: the optimizer cannot be sent to a worker process: "
             f"{type(reason).__name__}: {reason}"
         ) from reason
     return JobSetup(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from executor import randomness
 from executor.compute import backward, forward, loss_and_backward, step
@@ -146,7 +147,8 @@ class Units:
         write_tree(tree, spec, self._memory.arena[offset : offset + spec.nbytes])
 
     def _save_random(self, unit: ShardUnit) -> None:
-        state = randomness.save(self._memory.cuda_index)
+        with _disable_current_modes():  # the generator's 5 kB lie on the host, whatever the device's budget
+            state = randomness.save(self._memory.cuda_index)
         self._store.write_random(unit.job, unit.shard + 1, unit.minibatch, state)
 
 

@@ -90,6 +90,7 @@ def main() -> None:
     """Serve runs until the parent hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.setswitchinterval(0.0005)  # lanes are threads; none may hold the interpreter for long
+    gc.freeze()  # the collection after each run need not look at all that importing torch made
     own = socket.socket(fileno=int(sys.argv[1]))
     connection = Connection(os.dup(own.fileno()))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

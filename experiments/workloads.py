@@ -37,7 +37,13 @@ DEMO = (
 )
 # The same models for a few steps, for CI.
 DEMO_SMOKE = tuple(GptSpec(**{**vars(spec), "minibatches": 3, "epochs": 1}) for spec in DEMO)
-WORKLOADS = {"demo": DEMO, "demo-smoke": DEMO_SMOKE}
+# Three models small enough for tests.
+TINY = (
+    GptSpec("A", 64, 8, 2, minibatches=2, epochs=2, learning_rate=1e-3),
+    GptSpec("B", 32, 4, 2, minibatches=3, epochs=1, learning_rate=1e-2),
+    GptSpec("C", 64, 4, 2, minibatches=2, epochs=1, learning_rate=1e-3),
+)
+WORKLOADS = {"demo": DEMO, "demo-smoke": DEMO_SMOKE, "tiny": TINY}
 
 
 def gpt_jobs(specs: tuple[GptSpec, ...]) -> list[TorchJob]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_FILE_BYTES = 1 << 30
+_MAX_DEPTH = 32
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -182,8 +183,13 @@ def _read_yaml(path: Path, model: type[Model], error: type[HydraError]) -> Model
     try:
         if path.suffix == ".json":
             return model.model_validate(json.loads(text))
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise error(f"{path} uses a YAML alias (*name), which is not supported; write the value out.")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MAX_DEPTH:
+                raise error(f"{path} nests more than {_MAX_DEPTH} deep; this is no file of ours.")
+            if isinstance(event, yaml.AliasEvent):
+                raise error(f"{path} uses a YAML alias (*name), which is not supported; write the value out.")
         return model.model_validate(yaml.safe_load(text))
     except ValidationError as reason:
         raise error(f"{path}: {_first(reason)}") from None

@@ -83,7 +83,7 @@ class Orchestrator:
         self._num_issued = self._num_jobs_done = 0
         self._next_number = self._num_outstanding = 0
         self._commands: list[Command] = []
-        self._alternatives: tuple[ShardUnit, ...] = ()
+        self._alternatives: tuple[ShardUnit, ...] = ()  # to the unit being bound
         self._story: deque[str] = deque(maxlen=_STORY_LENGTH)
         self._view = View(self)
 
@@ -195,12 +195,11 @@ class Orchestrator:
         template = progress.template
         position = template.index[unit.phase, unit.shard]
         before = self._predecessors(progress, unit, position)
-        alternatives = tuple(eligible[:_NUM_ELIGIBLE_KEPT])
+        self._alternatives = tuple(eligible[:_NUM_ELIGIBLE_KEPT])
         if self.residency is None:
-            compute = self._emit(Kind.COMPUTE, Lane.COMPUTE, device, unit, before, eligible=alternatives)
+            compute = self._emit(Kind.COMPUTE, Lane.COMPUTE, device, unit, before)
         else:
-            self._alternatives = alternatives
-            compute = self.residency.bind(unit, device, before, self._emit_transfer)
+            compute = self.residency.bind(unit, device, before, self._emit)
             if self.plan is not None:
                 self._check_memory(unit, device, compute)
         progress.issue(unit, device, self._num_issued)
@@ -258,7 +257,7 @@ class Orchestrator:
             )
         self.memory_of[unit] = found
 
-    def _emit_transfer(
+    def _emit(
         self,
         kind: Kind,
         lane: Lane,
@@ -270,28 +269,11 @@ class Orchestrator:
         nbytes: int = 0,
         places: tuple[tuple[BlockKey, int], ...] = (),
     ) -> Command:
-        if block is not None:
-            return self._emit(kind, lane, device, unit, after, block.key, start, nbytes, block.offset)
-        eligible = self._alternatives if kind is Kind.COMPUTE else ()
-        return self._emit(kind, lane, device, unit, after, places=places, eligible=eligible)
-
-    def _emit(
-        self,
-        kind: Kind,
-        lane: Lane,
-        device: int,
-        unit: ShardUnit,
-        after: set[int],
-        block: BlockKey | None = None,
-        start: int = 0,
-        nbytes: int = 0,
-        offset: int = 0,
-        places: tuple[tuple[BlockKey, int], ...] = (),
-        eligible: tuple[ShardUnit, ...] = (),
-    ) -> Command:
+        key, offset = (None, 0) if block is None else (block.key, block.offset)
         mode = self.progress[unit.job].job.activation_mode
+        eligible = self._alternatives if kind is Kind.COMPUTE else ()
         command = Command(
-            self._next_number, kind, device, lane, unit, tuple(sorted(after)), block, start, nbytes, offset, places,
+            self._next_number, kind, device, lane, unit, tuple(sorted(after)), key, start, nbytes, offset, places,
             mode, eligible,
         )  # fmt: skip
         self._next_number += 1

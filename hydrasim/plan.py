@@ -49,11 +49,17 @@ class Plan:
 
     @classmethod
     def of(cls, timeline: Timeline, workload: Workload, cluster: Cluster, profile_digest: str = "") -> Plan:
-        """Return the plan that a timeline followed, without the memory it used."""
+        """Return the plan that a timeline followed, without the memory it used.
+
+        Raises:
+            PlanError: the timeline ran on devices that the cluster does not have.
+        """
         steps: list[list[Step]] = [[] for _ in cluster.devices]
         for span in sorted(timeline.spans, key=lambda span: (span.start_s, span.number)):
             if span.kind == "compute":
                 unit = ShardUnit.parse(span.unit)
+                if span.device >= len(steps):
+                    raise PlanError(f"the timeline ran on device {span.device}, the cluster has {len(steps)} devices.")
                 steps[span.device].append(Step(unit, workload.job(unit.job).activation_mode))
         return cls(
             tuple(map(tuple, steps)), workload.digest, cluster.digest, profile_digest, timeline.header.get("policy", "")

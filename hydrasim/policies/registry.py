@@ -51,7 +51,8 @@ def load_policy(location: str) -> Policy:
         PolicyError: the file cannot be imported, or Name is no policy in it.
     """
     path, _, name = location.rpartition(":")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    unlike_any_module = f"policy file {path}"  # a file may be called random.py
+    spec = importlib.util.spec_from_file_location(unlike_any_module, path)
     if not Path(path).is_file() or spec is None or spec.loader is None:
         raise PolicyError(f"there is no Python file {path!r} to take the policy {name!r} from.")
     module = importlib.util.module_from_spec(spec)

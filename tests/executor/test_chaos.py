@@ -65,6 +65,8 @@ def test_poison_covers_the_arena_and_what_a_load_will_fill():
     assert arena.view(torch.float32).isnan().all()
     arena.zero_()
     unit = ShardUnit.parse("A/F0#0")
-    chaos.before(Command(0, Kind.LOAD, 0, Lane.H2D, unit, block=BlockKey("w", "A", 0, -1), start=64, nbytes=64, offset=64))
+    chaos.before(
+        Command(0, Kind.LOAD, 0, Lane.H2D, unit, block=BlockKey("w", "A", 0, -1), start=64, nbytes=64, offset=64)
+    )
     assert arena[128:192].unique().tolist() == [0xFF]
     assert arena[:128].sum() + arena[192:].sum() == 0

@@ -79,15 +79,13 @@ def name_of(case: Case) -> str:
     """Name the shards by their number, switches by what they switch."""
     optimizer, dropout, data, devices, cuts, prefetch, policy, two_groups, fused = case
     words = [optimizer, f"dropout {dropout}", data, f"{devices} devices", f"{len(cuts) + 1} shards", policy]
-    words += [
-        word
-        for on, word in ((prefetch, "prefetch"), (two_groups, "two groups"), (not fused, "unfused"))
-        if on
-    ]
+    words += [word for on, word in ((prefetch, "prefetch"), (two_groups, "two groups"), (not fused, "unfused")) if on]
     return ", ".join(map(str, words))
 
 
-def two_groups(module: nn.Module, kind: type[torch.optim.Optimizer], options: dict[str, object]) -> torch.optim.Optimizer:
+def two_groups(
+    module: nn.Module, kind: type[torch.optim.Optimizer], options: dict[str, object]
+) -> torch.optim.Optimizer:
     """Make an optimizer instance whose second group, everything but matrices, learns at another rate."""
     matrices = [p for p in module.parameters() if p.ndim >= 2]
     others = [p for p in module.parameters() if p.ndim < 2]
@@ -119,7 +117,9 @@ def check(case: Case, pools) -> None:
     mechanism = replace(mechanism, prefetch=named["prefetch"])
     prepared = prepare(jobs, pool.devices, fused=named["fused"])
     result = train(prepared, policy=policy, mechanism=mechanism, pool=pool, seed=3)
-    assert [difference for job, answer in zip(jobs, answers, strict=True) for difference in differences(job, result, answer)] == []
+    assert [
+        difference for job, answer in zip(jobs, answers, strict=True) for difference in differences(job, result, answer)
+    ] == []
     assert result.timeline.moved_bytes > 0
 
 

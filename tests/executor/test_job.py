@@ -71,8 +71,8 @@ def shard_optimizers(job, cuts=(1,)):
     made = []
     for layers in job.shards(cuts):
         mine = parameters_of(layers)
-        (layers, recipe), _ = load_without_weights(dump_without_weights((list(layers), job.recipe(mine)), mine))
-        made.append((parameters_of(layers), recipe.make(parameters_of(layers))))
+        (there, recipe), _ = load_without_weights(dump_without_weights((list(layers), job.recipe(mine)), mine))
+        made.append((parameters_of(there), recipe.make(parameters_of(there))))
     return made
 
 

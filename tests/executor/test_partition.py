@@ -43,9 +43,9 @@ def test_a_loading_zone_takes_its_fraction_instead_of_half():
 
 
 def test_one_job_with_a_high_peak_makes_others_cut_smaller():
-    alone = partition([wide(name="B")], 60_000)[0]
-    greedy = JobPilot(small_job("A", model=perceptron(4, 8, 2), dataloader=pairs(1, batch=500), cuts=None))
-    beside = partition([greedy, wide(name="B")], 60_000)[1]
+    alone = partition([wide(name="B")], 100_000)[0]
+    greedy = small_job("A", model=[perceptron(4, 100, 2)], dataloader=pairs(1, batch=40), cuts=None)
+    beside = partition([JobPilot(greedy), wide(name="B")], 100_000)[1]
     assert len(beside.shards) > len(alone.shards)
 
 

@@ -66,6 +66,20 @@ def test_the_users_objects_and_random_state_stay_untouched():
     assert (random.getstate(), numpy.random.get_state()[1].tolist()) == streams[1:]
 
 
+class CountingLoss(nn.MSELoss):
+    calls = 0
+
+    def forward(self, output, target):
+        self.calls += 1
+        return super().forward(output, target)
+
+
+def test_the_users_loss_stays_untouched_too():
+    job = small_job(loss_fn=CountingLoss(), cuts=())
+    JobPilot(job).chain([(0, 2)])
+    assert job.loss_fn.calls == 0
+
+
 class Broken:
     def __init__(self, count=1):
         self.count = count
@@ -106,11 +120,41 @@ class Raising(nn.Module):
     ("layer", "message"),
     [
         (Raising(), "job 'A': layers 1..1 failed in their pilot run: ZeroDivisionError: no way"),
-        (Locked(), "job 'A': layers 1..1 failed in their pilot run: TypeError: cannot pickle '_thread.lock'"),
         (nn.BatchNorm1d(8), "layers 1..1 change their buffers in the forward pass"),
     ],
 )
 def test_a_layer_that_cannot_be_piloted_is_told_with_its_job(layer, message):
-    pilot = pilot_of(model=nn.Sequential(nn.Linear(4, 8), layer))
+    pilot = pilot_of(model=nn.Sequential(nn.Linear(4, 8), layer), dataloader=pairs(1, 4, 8))
     with pytest.raises(JobError, match=message):
         pilot.chain([(0, 1), (1, 2)])
+
+
+def test_a_layer_that_cannot_travel_is_told_with_its_job():
+    with pytest.raises(JobError, match="job 'A': layer 1 cannot be sent to a worker process: TypeError: cannot pickle"):
+        pilot_of(model=nn.Sequential(nn.Linear(4, 8), Locked()))
+
+
+class Peeping(nn.Linear):
+    """Uses another layer's weights without owning them."""
+
+    def __init__(self, other):
+        super().__init__(8, 2)
+        self.others = [other]
+
+    def forward(self, x):
+        return super().forward(x) + self.others[0].weight.sum()
+
+
+def test_weights_used_outside_their_layer_are_refused():
+    # On a device the other shard's bytes are stale or gone; the run gave wrong weights without a word.
+    first = nn.Linear(4, 8)
+    with pytest.raises(JobError, match="layer 1 refers to parameters of the model that are not its own"):
+        pilot_of(model=nn.Sequential(first, Peeping(first)))
+    model = perceptron(4, 8, 2)
+
+    def penalised(output, target):
+        return functional.mse_loss(output, target) + sum(p.square().sum() for p in model.parameters())
+
+    with pytest.raises(JobError, match="loss_fn refers to parameters of the model"):
+        pilot_of(model=model, loss_fn=penalised)
+    assert model[0][0].weight.grad is None

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from executor import CpuDevice, DevicePool, prepare, train
-from executor.errors import DeviceError
+from executor.errors import DeviceError, JobError
 from hydrasim.errors import ShardTooLarge, WorkloadError
 from tests.executor.worlds import pairs, perceptron, small_job
 
@@ -49,6 +49,18 @@ def test_names_must_differ_and_there_must_be_a_device():
         prepare([small_job(), small_job()], [CpuDevice(1 << 20)])
     with pytest.raises(DeviceError, match="no devices"):
         prepare([small_job()], [])
+
+
+def test_two_jobs_cannot_train_one_model():
+    job = small_job()
+    with pytest.raises(JobError, match="jobs 'A' and 'B' train the same model"):
+        prepare([job, small_job("B", model=job.model)], [CpuDevice(1 << 20)])
+
+
+def test_jobs_may_share_what_neither_trains():
+    frozen = nn.Linear(4, 8).requires_grad_(False)
+    jobs = [small_job(name, model=nn.Sequential(frozen, nn.Linear(8, 2))) for name in "AB"]
+    assert len(prepare(jobs, [CpuDevice(1 << 20)]).workload.jobs) == 2
 
 
 def test_a_layer_too_large_is_refused_before_any_process_starts():

@@ -38,8 +38,6 @@ def test_the_seed_fixes_dropout():
     def run(seed):
         model = torch.nn.Sequential(perceptron(4, 2), torch.nn.Dropout(0.5))
         with random_state_kept():
-            return train_plain(
-                model, functional.mse_loss, pairs(2), lambda p: torch.optim.SGD(p, lr=0.1), seed=seed
-            )[0]
+            return train_plain(model, functional.mse_loss, pairs(2), lambda p: torch.optim.SGD(p, lr=0.1), seed=seed)[0]
 
     assert run(1) == run(1) != run(2)

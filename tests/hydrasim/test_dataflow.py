@@ -35,7 +35,16 @@ def test_a_block_prints_as_job_kind_shard_and_minibatch():
 
 @pytest.mark.parametrize(
     ("kind", "shard", "nbytes"),
-    [("w", 0, 192), ("w", 1, 128), ("x", 0, 128), ("x", 1, 256), ("x", 2, 64), ("g", 0, 256), ("g", 1, 64), ("y", 2, 64)],
+    [
+        ("w", 0, 192),
+        ("w", 1, 128),
+        ("x", 0, 128),
+        ("x", 1, 256),
+        ("x", 2, 64),
+        ("g", 0, 256),
+        ("g", 1, 64),
+        ("y", 2, 64),
+    ],
 )
 def test_the_size_of_a_block(kind: str, shard: int, nbytes: int):
     assert block_bytes(THREE, BlockKey(kind, "A", shard, 0)) == nbytes

@@ -138,7 +138,9 @@ def test_a_policy_that_stops_choosing_is_an_error_that_names_the_jobs_left():
 
 
 def test_a_policy_that_raises_is_named_with_the_line_at_fault():
-    with pytest.raises(PolicyError, match=r"broken failed to choose for device 0: ZeroDivisionError: left no time\n  At .*:\d+"):
+    with pytest.raises(
+        PolicyError, match=r"broken failed to choose for device 0: ZeroDivisionError: left no time\n  At .*:\d+"
+    ):
         simulate(workload(job()), devices(1), Broken())
 
 
@@ -177,13 +179,19 @@ def test_a_plan_whose_offsets_no_longer_hold_is_refused():
     jobs = workload(heavy("A"), heavy("B"))
     fresh = plan(jobs, "A/L0#0 B/L0#0")
     stale = Plan(((Step(ShardUnit.parse("A/L0#0"), offset=64), fresh.devices[0][1]),), jobs.digest, "")
-    with pytest.raises(PlanError, match=r"the plan puts A/L0#0 at offset 64 and evicts \[\]; here it comes to 0 and \[\]"):
+    with pytest.raises(
+        PlanError, match=r"the plan puts A/L0#0 at offset 64 and evicts \[\]; here it comes to 0 and \[\]"
+    ):
         simulate(jobs, devices(1), FollowPlan(stale))
 
 
 def test_a_plan_whose_evictions_no_longer_hold_is_refused():
     jobs = workload(heavy("A"), heavy("B"))
-    stale = Plan(((Step(ShardUnit.parse("A/L0#0"), offset=0, evict=("B/w0",)), Step(ShardUnit.parse("B/L0#0"))),), jobs.digest, "")
+    stale = Plan(
+        ((Step(ShardUnit.parse("A/L0#0"), offset=0, evict=("B/w0",)), Step(ShardUnit.parse("B/L0#0"))),),
+        jobs.digest,
+        "",
+    )
     with pytest.raises(PlanError, match=r"evicts \['B/w0'\]; here it comes to 0 and \[\]"):
         simulate(jobs, devices(1), FollowPlan(stale))
 

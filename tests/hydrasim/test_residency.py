@@ -24,7 +24,12 @@ def moves(jobs: Workload, blocks: int, mechanism: Mechanism = ONE_BY_ONE, **opti
 
 
 def copies(
-    jobs: Workload, blocks: int, mechanism: Mechanism = ONE_BY_ONE, policy: object = "fifo", count: int = 1, link: Link | None = None
+    jobs: Workload,
+    blocks: int,
+    mechanism: Mechanism = ONE_BY_ONE,
+    policy: object = "fifo",
+    count: int = 1,
+    link: Link | None = None,
 ) -> list[Command]:
     commands: list[Command] = []
     simulate(jobs, devices(count, blocks, link), policy, mechanism=mechanism, commands=commands)  # type: ignore[arg-type]
@@ -124,7 +129,11 @@ def test_an_update_elsewhere_drops_the_copies_it_makes_stale():
     # gpu0 F0 keeps w0's parameters; gpu1 updates it; gpu0's next F0 must load it anew
     job = heavy("A", shards=2, minibatches=2)
     script = Script({"A/B0#0": 1})
-    loads = [(c.device, str(c.unit)) for c in copies(workload(job), 8, policy=script, count=2) if str(c.block) == "A/w0" and c.kind is Kind.LOAD]
+    loads = [
+        (c.device, str(c.unit))
+        for c in copies(workload(job), 8, policy=script, count=2)
+        if str(c.block) == "A/w0" and c.kind is Kind.LOAD
+    ]
     assert loads == [(0, "A/F0#0"), (1, "A/B0#0"), (0, "A/F0#1")]
 
 

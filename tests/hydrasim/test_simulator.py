@@ -204,7 +204,9 @@ def test_commands_that_can_never_start_are_an_error_with_their_story():
     backend = SimBackend(free_costs())
     backend.submit([compute(0), compute(1, 2), compute(2)])
     assert backend.next_event().command.number == 0
-    with pytest.raises(StallError, match=r"nothing can start any more(.|\n)*0 compute: .*\(command 1\) waits for \[2\]"):
+    with pytest.raises(
+        StallError, match=r"nothing can start any more(.|\n)*0 compute: .*\(command 1\) waits for \[2\]"
+    ):
         backend.next_event()
 
 

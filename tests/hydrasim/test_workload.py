@@ -15,7 +15,10 @@ from tests.worlds import fig6, job, workload
 
 
 @given(
-    st.from_regex(r"[A-Za-z0-9._-]+", fullmatch=True), st.sampled_from(Phase), st.integers(0, 999), st.integers(0, 10**9)
+    st.from_regex(r"[A-Za-z0-9._-]+", fullmatch=True),
+    st.sampled_from(Phase),
+    st.integers(0, 999),
+    st.integers(0, 10**9),
 )
 def test_a_unit_survives_its_text_form(name: str, phase: Phase, shard: int, minibatch: int):
     unit = ShardUnit(name, phase, shard, minibatch)
@@ -26,7 +29,9 @@ def test_the_text_form_of_a_unit_is_the_documented_one():
     assert str(ShardUnit("A", Phase.FORWARD, 0, 17)) == "A/F0#17"
 
 
-@pytest.mark.parametrize("text", ["", "A", "A/F0", "A/X0#1", "A/F-1#0", "A/F0#-1", "A/F0#1 ", "A/F0#1\n", "A B/F0#1", "/F0#1"])
+@pytest.mark.parametrize(
+    "text", ["", "A", "A/F0", "A/X0#1", "A/F-1#0", "A/F0#-1", "A/F0#1 ", "A/F0#1\n", "A B/F0#1", "/F0#1"]
+)
 def test_what_is_no_unit_is_refused(text: str):
     with pytest.raises(WorkloadError, match="is not a unit; write it as job/F0#17"):
         ShardUnit.parse(text)
@@ -60,9 +65,7 @@ def test_a_job_refuses_impossible_fields(fields: dict[str, object], message: str
         replace(job("A"), **fields)
 
 
-@pytest.mark.parametrize(
-    ("shards", "fused", "a_minibatch"), [(1, True, 1), (1, False, 2), (3, True, 5), (3, False, 6)]
-)
+@pytest.mark.parametrize(("shards", "fused", "a_minibatch"), [(1, True, 1), (1, False, 2), (3, True, 5), (3, False, 6)])
 def test_a_job_counts_its_units(shards: int, fused: bool, a_minibatch: int):
     counted = job(shards=shards, minibatches=3, epochs=2, fused=fused)
     assert counted.units_per_minibatch == a_minibatch

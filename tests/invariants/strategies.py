@@ -38,7 +38,9 @@ SHARDS = st.builds(
     output_bytes=BYTES,
     working_bytes=BYTES,
 )
-LINKS = st.builds(Link, bytes_per_s=st.sampled_from([64.0, 256.0, 1024.0, math.inf]), latency_s=st.sampled_from([0, 0.25]))
+LINKS = st.builds(
+    Link, bytes_per_s=st.sampled_from([64.0, 256.0, 1024.0, math.inf]), latency_s=st.sampled_from([0, 0.25])
+)
 RANDOM_MECHANISMS = st.builds(
     Mechanism,
     prefetch=st.booleans(),
@@ -90,7 +92,10 @@ def worlds(draw: st.DrawFn) -> World:
 
 def neediest_unit_bytes(workload: Workload) -> int:
     units = [
-        ShardUnit(job.name, phase, shard, 0) for job in workload.jobs for shard in range(len(job.shards)) for phase in Phase
+        ShardUnit(job.name, phase, shard, 0)
+        for job in workload.jobs
+        for shard in range(len(job.shards))
+        for phase in Phase
     ]
     return max(unit_bytes(workload.job(unit.job), unit) for unit in units)
 

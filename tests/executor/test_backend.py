@@ -1,0 +1,76 @@
+"""One plan, two backends, one command list; and only what ended counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional
+
+from executor import prepare, train
+from hydrasim.command import normal_form
+from hydrasim.mechanism import MECHANISMS
+from hydrasim.plan import Plan
+from hydrasim.planning import make_plan
+from hydrasim.policies.follow_plan import FollowPlan
+from hydrasim.simulator import simulate
+from tests.executor.worlds import DATA, differences, expected, small_job, transformer
+
+WORLDS = {
+    "unequal lengths": [("A", (2,), 3), ("B", (), 2)],
+    "unequal cuts": [("A", (1, 2, 3, 4), 2), ("B", (3,), 2), ("C", (2,), 1)],
+}
+
+
+def make_jobs(world):
+    return [
+        small_job(
+            name, model=transformer(20, 0.1, seed), loss_fn=functional.cross_entropy, seed=seed, cuts=cuts,
+            dataloader=DATA["shuffled"](2 * steps), optimizer=lambda p: torch.optim.AdamW(p, lr=0.01),
+        )
+        for seed, (name, cuts, steps) in enumerate(WORLDS[world])
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("prefetch", [True, False], ids=["prefetch", "no prefetch"])
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_under_a_plan_simulator_and_devices_get_the_same_commands(world, devices, prefetch, mechanism, pools):
+    jobs, pool = make_jobs(world), pools[devices]
+    answers = [expected(job) for job in jobs]
+    prepared = prepare(jobs, pool.devices)
+    machine = replace(MECHANISMS[mechanism], prefetch=prefetch)
+    plan = Plan.of(
+        simulate(prepared.workload, prepared.cluster, "random", mechanism=machine, seed=5), prepared.workload,
+        prepared.cluster,
+    )  # fmt: skip
+    simulated, live = [], []
+    simulate(prepared.workload, prepared.cluster, FollowPlan(plan), mechanism=machine, commands=simulated)
+    result = train(prepared, plan=plan, mechanism=machine, commands=live, pool=pool)
+    assert normal_form(live) == normal_form(simulated)
+    assert sum((differences(job, result, answer) for job, answer in zip(jobs, answers, strict=True)), []) == []
+
+
+def test_a_plan_with_its_memory_filled_in_is_followed_to_the_byte(pools):
+    jobs, pool = make_jobs("unequal lengths"), pools[2]
+    prepared = prepare(jobs, pool.devices)
+    simulated, live = [], []
+    plan, _ = make_plan(prepared.workload, prepared.cluster, "resident-lrtf", commands=simulated)
+    assert plan.devices[0][0].offset is not None
+    train(prepared, plan=plan, commands=live, pool=pool)
+    assert normal_form(live) == normal_form(simulated)
+
+
+def test_every_command_becomes_one_span(pools):
+    commands = []
+    result = train([small_job(steps=3)], pools[1].devices, commands=commands, pool=pools[1])
+    assert sorted(span.number for span in result.timeline.spans) == [command.number for command in commands]
+
+
+def test_predecessors_end_before_a_command_starts(pools):
+    jobs = make_jobs("unequal cuts")
+    spans = {span.number: span for span in train(jobs, pools[2].devices, pool=pools[2]).timeline.spans}
+    for span in spans.values():
+        assert all(spans[number].end_s <= span.start_s for number in span.after)

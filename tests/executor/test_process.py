@@ -1,0 +1,55 @@
+"""Child processes: one connection each, and an end of which something can be said."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from executor.process import Child
+from tests.executor.processes import gone, marked, open_fds, wait_dead
+
+
+@pytest.fixture
+def child():
+    made = Child("executor.worker")
+    yield made
+    made.kill()
+
+
+def test_a_child_ends_when_its_connection_does():
+    before = open_fds()
+    with marked() as mark:
+        child = Child("executor.worker")
+        child.connection.close()
+        child.socket.close()
+        assert gone(mark)
+    assert child.process.wait(timeout=20) == 0
+    child.kill()
+    assert open_fds() == before
+
+
+def test_how_a_child_ended_is_told(child):
+    assert not child.has_ended
+    os.kill(child.pid, signal.SIGKILL)
+    wait_dead(child.pid)
+    assert child.has_ended
+    assert child.describe_end() == "was killed by SIGKILL"
+    assert child.has_ended
+
+
+def test_an_exit_code_is_told():
+    child = Child("executor.no_such_module")
+    assert child.describe_end() == "exited with code 1"
+    child.kill()
+
+
+def test_killing_twice_is_harmless(child):
+    child.kill()
+    child.kill()
+    assert child.has_ended
+
+
+def test_a_child_has_a_session_of_its_own(child):
+    assert os.getsid(child.pid) == child.pid != os.getsid(0)
