@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from multiprocessing.connection import Connection, wait
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from selectors import EVENT_READ, DefaultSelector
 
 from executor.errors import ExecutionError
 from executor.host_store import HostStore
@@ -24,11 +26,13 @@ class TorchBackend:
         self.label = label
         self.losses: dict[str, list[float]] = {job.name: [] for job in workload.jobs}
         self._pool, self._loaders, self._store = pool, loaders, store
-        self._sources: dict[Connection, int | str] = {
-            **{worker.connection: index for index, worker in enumerate(pool.workers)},
-            **{connection: job for job, connection in loaders.items()},
-        }
+        self._sources = DefaultSelector()  # kept, since setting one up for every event would cost more than the event
+        for index, worker in enumerate(pool.workers):
+            self._sources.register(worker.connection, EVENT_READ, index)
+        for job, connection in loaders.items():
+            self._sources.register(connection, EVENT_READ, job)
         self._running: dict[int, Command] = {}
+        self._issued_s: dict[int, float] = {}
         self._interested: dict[int, list[int]] = {}  # command -> devices that wait for it
         self._held: list[Command] = []  # fetches whose predecessors are not done
         self._newest: dict[BlockKey, int] = dict(store.location)  # where state will be once all stores are done
@@ -36,11 +40,17 @@ class TorchBackend:
         self._events: deque[Finished | Failed] = deque()
         self._started_s = time.monotonic()
 
+    def close(self) -> None:
+        """Stop listening; the connections belong to the pool."""
+        self._sources.close()
+
     def submit(self, commands: list[Command]) -> None:
         """Send commands to their workers and loaders."""
         orders: dict[int, list[Order]] = {}
+        now_s = time.monotonic() - self._started_s
         for command in commands:
             self._running[command.number] = command
+            self._issued_s[command.number] = now_s
             if command.device == HOST:
                 self._held.append(command)
             else:
@@ -52,9 +62,9 @@ class TorchBackend:
     def next_event(self) -> Finished | Failed:
         """Wait for a worker or loader to report."""
         while not self._events:
-            for connection in wait(list(self._sources)):
+            for key, _ in self._sources.select():
+                connection, source = key.fileobj, key.data
                 assert isinstance(connection, Connection)
-                source = self._sources[connection]
                 try:
                     message = connection.recv()
                 except (EOFError, OSError):
@@ -84,7 +94,7 @@ class TorchBackend:
             else:
                 foreign.append(number)
                 self._interested.setdefault(number, []).append(command.device)
-        return Order(command, region, tuple(after), tuple(foreign))
+        return Order(replace(command, after=(), eligible=()), region, tuple(after), tuple(foreign))
 
     def _release_fetches(self) -> None:
         held, self._held = self._held, []
@@ -108,7 +118,8 @@ class TorchBackend:
             self.losses[command.unit.job].append(message.loss)
         if self._held:
             self._release_fetches()
-        return Finished(command, message.start_s - self._started_s, message.end_s - self._started_s)
+        issued_s = self._issued_s.pop(command.number)
+        return Finished(command, message.start_s - self._started_s, message.end_s - self._started_s, issued_s)
 
     def _broken(self, source: int | str, message: Broken) -> Failed:
         command = self._running[message.number]

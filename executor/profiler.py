@@ -28,6 +28,7 @@ from hydrasim.workload import Phase, ShardUnit
 
 Samples = dict[str, list[float]]  # "kind|what|..." -> seconds
 
+ROUNDS, MINIBATCHES = 3, 5
 _POLICY = "round-robin"  # every job keeps moving, so copies overlap units as they will
 
 
@@ -35,8 +36,8 @@ def profile(
     prepared: Prepared,
     *,
     path: Path | None = None,
-    rounds: int = 3,
-    minibatches: int = 3,
+    rounds: int = ROUNDS,
+    minibatches: int = MINIBATCHES,
     mechanism: Mechanism = OURS,
     pool: DevicePool | None = None,
     on_event: Callable[[Event], None] | None = None,
@@ -82,8 +83,13 @@ class _Borrowed:
 
 
 def _samples(timeline: Timeline, kinds: list[str]) -> Samples:
-    """Group a timeline's durations by what was done; the first mini-batch is a warm-up."""
+    """Group a timeline's seconds by what was done; the first mini-batch is a warm-up.
+
+    A command's time counts from when it could have begun, as a simulator counts: the hand-over from the
+    command before it on its lane, and the copies that take the core meanwhile, are part of it.
+    """
     samples: Samples = {}
+    ready_s = timeline.ready_s()
     for span in timeline.spans:
         unit = ShardUnit.parse(span.unit)
         if unit.minibatch == 0:
@@ -94,7 +100,7 @@ def _samples(timeline: Timeline, kinds: list[str]) -> Samples:
             name = f"unit|{kinds[span.device]}|{unit.job}|{unit.phase.value}|{unit.shard}"
         else:
             name = f"copy|{kinds[span.device]}|{'h2d' if span.kind == Kind.LOAD.value else 'd2h'}|{span.nbytes}"
-        samples.setdefault(name, []).append(span.duration_s)
+        samples.setdefault(name, []).append(span.end_s - ready_s[span.number])
     return samples
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -96,7 +97,10 @@ def train(
     try:
         backend = _open(prepared, orchestrator, own_pool, store, chaos_seed)
         header = {"devices": [device.kind for device in cluster.devices], "seed": seed}
-        timeline = run(orchestrator, backend, commands=commands, on_event=on_event, **header)
+        if plan is not None:
+            header["planned_by"] = plan.policy
+        with contextlib.closing(backend):
+            timeline = run(orchestrator, backend, commands=commands, on_event=on_event, **header)
         peaks = own_pool.end_run()
         if update_models:
             for part in prepared.partitions:

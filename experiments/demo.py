@@ -18,7 +18,7 @@ from executor.devices import Device
 from executor.errors import DeviceError
 from executor.partition import partition_arena, reserved_bytes
 from executor.pilot import JobPilot
-from executor.profiler import profile
+from executor.profiler import MINIBATCHES, ROUNDS, profile
 from experiments.reference_run import digests, reference_results
 from experiments.workloads import WORKLOADS, gpt_jobs
 from hydrasim import perfetto
@@ -81,7 +81,7 @@ class Progress:
 
 
 def run_demo(
-    workload: str = "demo", *, device: str = "cpu", rounds: int = 3, progress: Progress | None = None,
+    workload: str = "demo", *, device: str = "cpu", rounds: int = ROUNDS, progress: Progress | None = None,
     folder: Path | None = None,
 ) -> Demo:  # fmt: skip
     """Run the demo and, given a folder, leave its files there.
@@ -151,7 +151,7 @@ def _devices(kind: str, memory_bytes: int) -> list[Device]:
 
 
 def _profile(prepared: Prepared, pool: DevicePool, rounds: int, folder: Path | None, progress: Progress) -> Profile:
-    tick = progress.step("profile units and copies", rounds * prepared.limited(3).workload.num_units)
+    tick = progress.step("profile units and copies", rounds * prepared.limited(MINIBATCHES).workload.num_units)
     path = None if folder is None else folder / "profile.json"
     return profile(prepared, pool=pool, rounds=rounds, path=path, on_event=_on_compute(tick))
 

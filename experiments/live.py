@@ -44,12 +44,17 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Do the whole job once: profile, simulate, plan, execute, compare, on five small GPTs."""
+    from executor.profiler import ROUNDS
     from experiments.demo import run_demo, summary
 
     check_cuda(device)
     with steps(quiet=as_json) as progress:
         result = run_demo(
-            "demo-smoke" if smoke else "demo", device=device, rounds=1 if smoke else 3, progress=progress, folder=output
+            "demo-smoke" if smoke else "demo",
+            device=device,
+            rounds=1 if smoke else ROUNDS,
+            progress=progress,
+            folder=output,
         )
     if as_json:
         report.print_json(summary(result))
@@ -69,7 +74,7 @@ def profile(
     mechanism: MechanismName = "ours",
     unfused: Unfused = False,
     rounds: Annotated[int, typer.Option(min=1, help="Repeats of the whole measurement.")] = 3,
-    minibatches: Annotated[int, typer.Option(min=2, help="Mini-batches a job and round; the first is warm-up.")] = 3,
+    minibatches: Annotated[int, typer.Option(min=2, help="Mini-batches a job and round; the first is warm-up.")] = 5,
     as_json: AsJson = False,
 ) -> None:
     """Measure the units, copies and loaders of real jobs; an interrupted measurement resumes."""
@@ -163,6 +168,7 @@ def validate(
 ) -> None:
     """Hold predictions against reality: simulate plans, hash them, execute them, report signed errors."""
     from executor import DevicePool
+    from executor.profiler import MINIBATCHES, ROUNDS
     from executor.profiler import profile as measure
     from experiments.demo import demo_prepared
     from experiments.validation import validate as run_validation
@@ -177,7 +183,7 @@ def validate(
     prepared = prepared if minibatches is None else prepared.limited(minibatches)
     with DevicePool(prepared.devices) as pool:
         if profile_file is None:
-            total = 3 * prepared.limited(3).workload.num_units
+            total = ROUNDS * prepared.limited(MINIBATCHES).workload.num_units
             with report.unit_progress(total, "profiling", quiet=as_json) as on_event:
                 found = measure(prepared, pool=pool, on_event=on_event)
         else:

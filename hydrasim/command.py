@@ -72,11 +72,12 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A command ended; its backend says when it began and ended, in seconds since the run began."""
+    """A command ended; its backend says when it was issued, began and ended, in seconds since the run began."""
 
     command: Command
     start_s: float
     end_s: float
+    issued_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

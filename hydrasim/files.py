@@ -172,7 +172,7 @@ def _workload(file: WorkloadFile) -> Workload:
 
 
 def _measurement(file: MeasurementFile) -> Measurement:
-    return Measurement(file.median_s, file.spread_fraction, file.num_samples)
+    return Measurement(file.mean_s, file.median_s, file.spread_fraction, file.num_samples)
 
 
 def _read_yaml(path: Path, model: type[Model], error: type[HydraError]) -> Model:

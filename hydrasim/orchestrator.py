@@ -17,7 +17,7 @@ from hydrasim.dag import Node, Template, minibatch_dag
 from hydrasim.dataflow import BlockKey
 from hydrasim.errors import HydraError, PlanError, PolicyError
 from hydrasim.future import Future
-from hydrasim.mechanism import OURS, Effects, Mechanism
+from hydrasim.mechanism import EFFECTS, OURS, Effects, Mechanism
 from hydrasim.memory import Block
 from hydrasim.progress import JobProgress
 from hydrasim.residency import Residency
@@ -59,8 +59,12 @@ class Orchestrator:
         dags: Mapping[str, nx.DiGraph[Node]] | None = None,
     ) -> None:
         self.workload, self.cluster, self.policy, self.beliefs = workload, cluster, policy, beliefs
+        if effects not in EFFECTS:
+            raise HydraError(f"effects {effects!r} is unknown; there are {', '.join(EFFECTS)}.")
         self.mechanism, self.effects, self.rng = mechanism, effects, Random(seed)
         self._transfers = effects != "theory"
+        if dags and self._transfers:
+            raise HydraError("replaced DAGs have no data flow; simulate them with effects 'theory'.")
         templates = {job.name: Template((dags or {}).get(job.name) or minibatch_dag(job)) for job in workload.jobs}
         self.progress = {
             job.name: JobProgress(order, job, templates[job.name], self._unit_seconds(job.name, templates[job.name]))

@@ -20,10 +20,13 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Step:
-    """One unit of a plan. offset and evict say what its memory was when planned; None: not yet worked out."""
+    """One unit of a plan. mode: how a backward finds its activations; None: as its job says.
+
+    offset and evict: where its state lay and what made room, as planned; None: not worked out yet.
+    """
 
     unit: ShardUnit
-    mode: ActivationMode = "recompute"
+    mode: ActivationMode | None = None
     offset: int | None = None
     evict: tuple[str, ...] = ()
 
@@ -83,9 +86,12 @@ class Plan:
                 f"the plan has {len(planned)} units, {len(set(planned))} of them different; "
                 f"the workload has {workload.num_units}, each to be run once."
             )
-        for unit in planned:
-            if unit.job not in workload.by_name or not _is_unit_of(workload.by_name[unit.job], unit):
-                raise PlanError(f"the plan holds {unit}, which is no unit of the workload.")
+        for step in (step for steps in self.devices for step in steps):
+            job = workload.by_name.get(step.unit.job)
+            if job is None or not _is_unit_of(job, step.unit):
+                raise PlanError(f"the plan holds {step.unit}, which is no unit of the workload.")
+            if step.mode not in (None, job.activation_mode):
+                raise PlanError(f"the plan runs {step.unit} in mode {step.mode}, its job in {job.activation_mode}.")
 
     def to_json(self) -> str:
         """Return the plan as JSON text, one step a line."""

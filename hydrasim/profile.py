@@ -8,7 +8,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import fmean, median, quantiles
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from hydrasim.errors import ProfileError
@@ -59,8 +59,13 @@ class StatedCosts:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Repeated measurements of one thing: median seconds, interquartile range over it, and how many."""
+    """Repeated measurements of one thing, in seconds.
 
+    mean_s: what a simulation charges, since a makespan is a sum of many. median_s: for people, with
+    spread_fraction, the interquartile range over it.
+    """
+
+    mean_s: float
     median_s: float
     spread_fraction: float
     num_samples: int
@@ -70,8 +75,8 @@ class Measurement:
         """Summarise samples, in seconds; at least one is needed."""
         values = sorted(samples)
         middle = median(values)
-        low, _, high = quantiles(values, n=4) if len(values) > 1 else (middle,) * 3
-        return cls(middle, (high - low) / middle if middle else 0.0, len(values))
+        low, _, high = quantiles(values, n=4, method="inclusive") if len(values) > 1 else (middle,) * 3
+        return cls(fmean(values), middle, (high - low) / middle if middle else 0.0, len(values))
 
 
 @dataclass(frozen=True)
@@ -139,9 +144,9 @@ class MeasuredCosts:
             raise ProfileError(f"the profile has no device kind {missing[0]!r}; it has {', '.join(profile.kinds)}.")
         self._kinds = [profile.kinds[device.kind] for device in cluster.devices]
         self._fetches = profile.fetches
-        self._units = [{key: m.median_s for key, m in kind.units.items()} for kind in self._kinds]
+        self._units = [{key: m.mean_s for key, m in kind.units.items()} for kind in self._kinds]
         self._copies: list[dict[Direction, list[tuple[int, float]]]] = [
-            {direction: sorted((n, m.median_s) for n, m in sizes.items()) for direction, sizes in kind.copies.items()}
+            {direction: sorted((n, m.mean_s) for n, m in sizes.items()) for direction, sizes in kind.copies.items()}
             for kind in self._kinds
         ]
         self._copy_s: dict[tuple[int, int, Direction], float] = {}
@@ -164,7 +169,7 @@ class MeasuredCosts:
     def fetch_s(self, job: str) -> float:
         if job not in self._fetches:
             raise ProfileError(f"the profile has no fetch time for job {job!r}; profile again.")
-        return self._fetches[job].median_s
+        return self._fetches[job].mean_s
 
 
 def _interpolate(points: list[tuple[int, float]], nbytes: int) -> float:

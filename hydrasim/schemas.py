@@ -89,7 +89,7 @@ class StepFile(_Strict):
     """One unit of a plan."""
 
     unit: UnitText
-    mode: ActivationMode = "recompute"
+    mode: ActivationMode | None = None
     offset: Whole | None = None
     evict: list[str] = []
 
@@ -128,11 +128,13 @@ class SpanFile(_Strict):
     nbytes: Whole = 0
     after: tuple[Whole, ...] = ()
     eligible: tuple[str, ...] = ()
+    issued_s: FiniteFloat = 0.0
 
 
 class MeasurementFile(_Strict):
     """Repeated measurements of one thing."""
 
+    mean_s: Quantity
     median_s: Quantity
     spread_fraction: Quantity
     num_samples: Count

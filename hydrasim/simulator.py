@@ -78,6 +78,7 @@ class SimBackend:
         self._costs = costs
         self._env = simpy.Environment(0.0)
         self._lanes: dict[tuple[int | str, Lane], _QueuedLane] = {}
+        self._issued_s: dict[int, float] = {}
         self._unfinished: dict[int, list[_QueuedLane]] = {}  # command -> lanes whose head waits for it
         self._events: deque[Finished] = deque()
 
@@ -85,6 +86,7 @@ class SimBackend:
         """Queue commands on their lanes."""
         for command in commands:
             self._unfinished[command.number] = []
+            self._issued_s[command.number] = self._env.now
             lane = self._lanes.setdefault(command.lane_key, _QueuedLane())
             lane.queue.append(command)
             if len(lane.queue) == 1 and not lane.busy:
@@ -116,7 +118,8 @@ class SimBackend:
 
         def finish(_: simpy.Event) -> None:
             lane.busy = False
-            self._events.append(Finished(command, start_s, self._env.now))
+            issued_s = self._issued_s.pop(command.number)
+            self._events.append(Finished(command, start_s, self._env.now, issued_s))
             for waiting in (lane, *self._unfinished.pop(command.number)):
                 self._advance(waiting)
 

@@ -19,7 +19,10 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A command that happened. Times are seconds since the run began; device -1 is the host."""
+    """A command that happened. Times are seconds since the run began; device -1 is the host.
+
+    issued_s: when the backend got it; start_s: when its lane took it up.
+    """
 
     number: int
     kind: str
@@ -32,6 +35,7 @@ class Span:
     nbytes: int = 0
     after: tuple[int, ...] = ()
     eligible: tuple[str, ...] = ()
+    issued_s: float = 0.0
 
     @property
     def duration_s(self) -> float:
@@ -56,6 +60,7 @@ class Span:
             command.nbytes,
             command.after,
             tuple(map(str, command.eligible)),
+            event.issued_s,
         )
 
 
@@ -89,6 +94,18 @@ class Timeline:
             if span.kind == Kind.COMPUTE.value:
                 busy[span.device] += span.duration_s
         return busy
+
+    def ready_s(self) -> dict[int, float]:
+        """Return by span number when the span could have begun: issued, its lane free, what it follows done."""
+        end_s = {span.number: span.end_s for span in self.spans}
+        free_s: dict[tuple[int | str, str], float] = {}
+        ready: dict[int, float] = {}
+        for span in sorted(self.spans, key=lambda span: span.number):
+            lane = (span.job if span.device == HOST else span.device), span.lane
+            before = [end_s[number] for number in span.after if number in end_s]
+            ready[span.number] = max(span.issued_s, free_s.get(lane, 0.0), *before, 0.0)
+            free_s[lane] = span.end_s
+        return ready
 
     def utilization(self, device: int | None = None) -> float:
         """Return the compute-busy share of the makespan, of one device or averaged over all."""

@@ -56,9 +56,9 @@ def write_world(folder: Path) -> None:
 def profile(**changes: object) -> Profile:
     """Return a profile of one job on devices of kind `test`: units take 2 s, copies 0.5 s, fetches none."""
     workload = Workload((TrainingJob("A", (Shard(0.0, 0.0, parameter_bytes=1024),), 2),))
-    units = {("A", Phase.LOSS, 0): Measurement(2.0, 0.0, 9)}
-    copies = {direction: {1024: Measurement(0.5, 0.0, 9)} for direction in ("h2d", "d2h")}
-    fields = {"kinds": {"test": KindProfile(units, copies)}, "fetches": {"A": Measurement(0.0, 0.0, 9)}, **changes}
+    units = {("A", Phase.LOSS, 0): Measurement(2.0, 2.0, 0.0, 9)}
+    copies = {direction: {1024: Measurement(0.5, 0.5, 0.0, 9)} for direction in ("h2d", "d2h")}
+    fields = {"kinds": {"test": KindProfile(units, copies)}, "fetches": {"A": Measurement(0.0, 0.0, 0.0, 9)}, **changes}
     return Profile(workload, **fields)  # type: ignore[arg-type]
 
 

@@ -18,7 +18,7 @@ JOBS = workload(job("A"))
 
 
 def once(seconds: float) -> Measurement:
-    return Measurement(seconds, 0.0, 1)
+    return Measurement(seconds, seconds, 0.0, 1)
 
 
 def profile(**changes: object) -> Profile:
@@ -45,7 +45,7 @@ def test_stated_costs_divide_by_speed_and_follow_the_links():
 def test_a_measurement_is_a_median_and_an_interquartile_range_over_it(
     samples: list[float], median_s: float, spread: float
 ):
-    assert Measurement.of(samples) == Measurement(median_s, spread, len(samples))
+    assert Measurement.of(samples) == Measurement(sum(samples) / len(samples), median_s, spread, len(samples))
 
 
 @pytest.mark.parametrize(
