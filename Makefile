@@ -32,7 +32,7 @@ nightly: .venv/installed  ## the invariants on 2,000 random worlds each
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/invariants --timeout=3600
 
 validate: .venv/installed  ## the demo's plans, each executed nine times, into results/demo/validation/
-	$(BIN)/hydrasim validate --output results/demo/validation
+	$(BIN)/hydrasim validate --profile results/demo/profile.json --output results/demo/validation
 
 ci: test lint types  ## what .ci/run runs, and a smoke demo
 	$(BIN)/hydrasim demo --smoke --output "$$(mktemp -d)"

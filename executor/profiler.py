@@ -29,7 +29,7 @@ from hydrasim.workload import Phase, ShardUnit
 Samples = dict[str, list[float]]  # "kind|what|..." -> seconds
 
 ROUNDS, MINIBATCHES = 3, 5
-_POLICY = "round-robin"  # every job keeps moving, so copies overlap units as they will
+_POLICY = "sharded-lrtf"  # no job is left to run alone at the end, so all are measured beside others
 
 
 def profile(

@@ -99,19 +99,19 @@ def run_demo(
         costs = measured.costs(prepared.cluster)
         tick = progress.step("simulate every policy", 0)
         comparison = compare(prepared.workload, prepared.cluster, costs=costs, on_policy=lambda _: tick())
-        runs = []
-        for row in (comparison.worst_work_conserving, comparison.best):
+        runs = {}
+        for role, row in (("worst", comparison.worst_work_conserving), ("best", comparison.best)):
             plan, simulated = make_plan(
                 prepared.workload, prepared.cluster, row.policy, costs=costs, profile_digest=measured.digest
             )
             if folder is not None:
-                plan.write(folder / f"plan-{row.policy}.json")
-                simulated.write(folder / f"simulated-{row.policy}.jsonl")
-            runs.append(_execute(prepared, row.policy, plan, simulated, pool, progress))
+                plan.write(folder / f"plan-{role}.json")
+                simulated.write(folder / f"simulated-{role}.jsonl")
+            runs[role] = _execute(prepared, row.policy, plan, simulated, pool, progress)
     progress.step("train the reference, in its own processes", 0)
     names = [part.job.name for part in prepared.partitions]
     reference = reference_results(workload, names, NUM_DEVICES, device)
-    demo = Demo(prepared, measured, comparison, runs[1], runs[0], reference)
+    demo = Demo(prepared, measured, comparison, runs["best"], runs["worst"], reference)
     if folder is not None:
         write_results(demo, folder)
     return demo
@@ -223,8 +223,8 @@ def _ends(losses: Sequence[float]) -> dict[str, float]:
 def write_results(demo: Demo, folder: Path) -> None:
     """Write timelines, trace, picture and summary of a demo; its profile and plans are there already."""
     timelines = []
-    for run in (demo.best, demo.worst):
-        run.result.timeline.write(folder / f"measured-{run.policy}.jsonl")
+    for role, run in (("best", demo.best), ("worst", demo.worst)):
+        run.result.timeline.write(folder / f"measured-{role}.jsonl")
         timelines += [(f"simulated, {run.policy}", run.simulated), (f"measured, {run.policy}", run.result.timeline)]
     perfetto.write(folder / "trace.json", timelines)
     draw(timelines[:2], folder / "gantt.png")

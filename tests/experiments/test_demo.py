@@ -56,9 +56,9 @@ def test_the_summary_has_what_others_read(demo: Demo, folder: Path):
 
 
 def test_simulated_and_measured_timelines_hold_the_same_commands(demo: Demo, folder: Path):
-    for run in (demo.best, demo.worst):
-        simulated = Timeline.read(folder / f"simulated-{run.policy}.jsonl")
-        measured = Timeline.read(folder / f"measured-{run.policy}.jsonl")
+    for role in ("best", "worst"):
+        simulated = Timeline.read(folder / f"simulated-{role}.jsonl")
+        measured = Timeline.read(folder / f"measured-{role}.jsonl")
         assert (simulated.header["label"], measured.header["label"]) == ("simulated", "emulated")
         assert sorted((s.kind, s.device, s.unit, s.block, s.nbytes) for s in simulated.spans) == sorted(
             (s.kind, s.device, s.unit, s.block, s.nbytes) for s in measured.spans
@@ -67,7 +67,7 @@ def test_simulated_and_measured_timelines_hold_the_same_commands(demo: Demo, fol
 
 def test_plan_and_profile_can_be_read_back(demo: Demo, folder: Path):
     assert Profile.read(folder / "profile.json").digest == demo.profile.digest
-    plan = Plan.read(folder / f"plan-{demo.best.policy}.json")
+    plan = Plan.read(folder / "plan-best.json")
     assert plan == demo.best.plan
     assert plan.profile_digest == demo.profile.digest
 

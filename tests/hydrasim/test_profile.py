@@ -40,7 +40,7 @@ def test_stated_costs_divide_by_speed_and_follow_the_links():
 
 @pytest.mark.parametrize(
     ("samples", "median_s", "spread"),
-    [([2.0], 2.0, 0.0), ([1.0, 2.0, 3.0], 2.0, 1.0), ([0.0, 0.0], 0.0, 0.0)],
+    [([2.0], 2.0, 0.0), ([1.0, 2.0, 3.0], 2.0, 0.5), ([1.0, 1.0, 4.0], 1.0, 1.5), ([0.0, 0.0], 0.0, 0.0)],
 )
 def test_a_measurement_is_a_median_and_an_interquartile_range_over_it(
     samples: list[float], median_s: float, spread: float
