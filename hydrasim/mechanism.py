@@ -49,6 +49,9 @@ class Mechanism:
 
 
 OURS = Mechanism()
+# HYDRA_RELEASED is what knagrecha/hydra at 45184df does with data; the policy of that name is how it chooses. Not
+# here, since they are costs and not rules: fp16 autocast, and one Python process whose threads share an interpreter.
+# It stages unpinned copies on the stream that computes, copies unchanged parameters back, and keeps shard 0 alone.
 PAPER = Mechanism(loading_zone_fraction=0.05, keep="none", write_back="through")
 HYDRA_RELEASED = Mechanism(
     loading_zone_fraction=0.15,
