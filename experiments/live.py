@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments import report
-from experiments.inputs import one_of
+from experiments.inputs import one_of, output_option
 from experiments.jobs import check_cuda, prepare_jobs
 from experiments.live_report import print_demo, print_run, print_validation, run_fields, steps
 from hydrasim.errors import HydraError
@@ -66,7 +66,7 @@ def demo(
 
 def profile(
     jobs: Jobs,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The profile (.json).")],
+    output: Annotated[Path, output_option("--output", "-o", text="The profile (.json).")],
     devices: Devices = 2,
     memory: Memory = "1GiB",
     link: LinkRate = None,
@@ -117,11 +117,9 @@ def execute(
     device: DeviceKind = "cpu",
     mechanism: MechanismName = "ours",
     unfused: Unfused = False,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The timeline (.jsonl).")
-    ] = None,
-    gantt: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the timeline (.png).")] = None,
-    trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a trace for ui.perfetto.dev.")] = None,
+    output: Annotated[Path | None, output_option("--output", "-o", text="The timeline (.jsonl).")] = None,
+    gantt: Annotated[Path | None, output_option("--gantt", text="Draw the timeline (.png, .pdf, .svg).")] = None,
+    trace: Annotated[Path | None, output_option("--trace", text="Write a trace for ui.perfetto.dev (.json).")] = None,
     weights: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write each job's weights there (.safetensors).")
     ] = None,

@@ -213,8 +213,10 @@ def test_a_failure_leaves_the_users_models_as_they_were(pool):
 
 
 SCRIPT = """
-    import torch, sys
+    import signal, torch
     from executor import CpuDevice, TorchJob, train
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore Ctrl-C
 
     layer = torch.nn.Linear(4, 2)
     batch = torch.ones(3, 4), torch.ones(3, 2)
@@ -235,12 +237,15 @@ def test_a_stopped_script_leaves_no_process(number):
     # The script has no __main__ guard, and its process group gets no second signal.
     command, pipe = [sys.executable, "-c", textwrap.dedent(SCRIPT)], subprocess.PIPE
     with marked() as mark, subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as script:
-        assert script.stdout.readline() == "running\n"
-        assert len(alive(mark)) >= 4  # the script, a worker, the loaders' host, a loader
-        script.send_signal(number)
-        _, errors = script.communicate(timeout=60)
-        assert script.returncode != 0
-        assert gone(mark)
+        try:
+            assert script.stdout.readline() == "running\n"
+            assert len(alive(mark)) >= 4  # the script, a worker, the loaders' host, a loader
+            script.send_signal(number)
+            _, errors = script.communicate(timeout=60)
+            assert script.returncode != 0
+            assert gone(mark)
+        finally:
+            script.kill()  # or leaving the block would wait for it
     if number == signal.SIGINT:
         assert errors.count("KeyboardInterrupt") == 1
 

@@ -98,6 +98,7 @@ def test_execute_prints_losses_and_a_summary(folder: Path):
         (["{folder}/my_jobs.py:jobs", "--link", "fast"], "'fast' is not a rate"),
         (["{folder}/my_jobs.py:jobs", "--policy", "best"], "no policy is named 'best'"),
         (["{folder}/my_jobs.py:jobs", "--plan", "{folder}/my_jobs.py"], "PlanError"),
+        (["{folder}/my_jobs.py:jobs", "--gantt", "{folder}/absent/a.png"], "there is no folder"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(folder: Path, arguments: list[str], message: str):
