@@ -104,11 +104,7 @@ class JobPilot:
         with tracker:
             output = forward(layers, value, flags, loss_fn if last else None, self.target)
         forward_s = time.perf_counter() - started
-        if any(not torch.equal(a, b) for a, b in zip(buffers, kept, strict=True)):
-            raise JobError(
-                f"job {job.name!r}: layers {low}..{high - 1} change their buffers in the forward pass (as BatchNorm "
-                "does); recomputation would change them twice, so this is not supported yet."
-            )
+        self._check_buffers(buffers, kept, f"{low}..{high - 1}")
         output = pytree.tree_map_only(torch.Tensor, _detached, output)
         originals = parameters_of(job.layers[low:high])
         optimizer = job.recipe(originals).make(parameters)
@@ -149,6 +145,13 @@ class JobPilot:
             has_gradient=has_gradient,
             constant_bytes=sum(buffer.untyped_storage().nbytes() for buffer in buffers),
         )
+
+    def _check_buffers(self, buffers: list[torch.Tensor], before: list[torch.Tensor], layers: str) -> None:
+        if any(not torch.equal(a, b) for a, b in zip(buffers, before, strict=True)):
+            raise JobError(
+                f"job {self.job.name!r}: layers {layers} change their buffers in the forward pass (as BatchNorm does); "
+                "recomputation would change them twice, so this is not supported yet."
+            )
 
     def chain(self, bounds: Sequence[tuple[int, int]]) -> list[ShardPilot]:
         """Pilot consecutive shards, each on the output of the one before."""

@@ -90,6 +90,7 @@ def train(
     beliefs = StatedCosts(workload, cluster) if profile is None else profile.costs(cluster)
     chosen = make_policy(policy) if plan is None else FollowPlan(plan)
     orchestrator = Orchestrator(workload, cluster, chosen, beliefs, mechanism=mechanism, seed=seed)
+    assert orchestrator.residency is not None
     if pool is not None and pool.devices != prepared.devices:
         raise ExecutionError("the pool was made for other devices than these jobs were prepared for.")
     own_pool = DevicePool(prepared.devices) if pool is None else pool
@@ -105,15 +106,9 @@ def train(
         if update_models:
             for part in prepared.partitions:
                 _write_back(part, store)
-        results = {
-            part.job.name: JobResult(
-                part.job.name, "finished", tuple(backend.losses[part.job.name]), "", _optimizer_state(part, store)
-            )
-            for part in prepared.partitions
-        }
-        assert orchestrator.residency is not None
         arenas = [arena.capacity for arena in orchestrator.residency.arenas]
-        return RunResult(results, timeline, tuple(map(sum, zip(arenas, peaks, strict=True))), store.reserved_bytes)
+        peak_bytes = tuple(map(sum, zip(arenas, peaks, strict=True)))
+        return RunResult(_results(prepared, backend, store), timeline, peak_bytes, store.reserved_bytes)
     except BaseException:
         own_pool.close()  # workers may be in the middle of anything
         raise
@@ -187,6 +182,15 @@ def _write_back(part: Partition, store: HostStore) -> None:
             block = store.block(BlockKey("w", part.job.name, index, -1))
             for parameter, slot in zip(parameters_of(layers), part.shards[index].layout.parameters, strict=True):
                 parameter.copy_(slot.view(block))
+
+
+def _results(prepared: Prepared, backend: TorchBackend, store: HostStore) -> dict[str, JobResult]:
+    return {
+        part.job.name: JobResult(
+            part.job.name, "finished", tuple(backend.losses[part.job.name]), "", _optimizer_state(part, store)
+        )
+        for part in prepared.partitions
+    }
 
 
 def _optimizer_state(part: Partition, store: HostStore) -> dict[str, dict[str, torch.Tensor]]:
