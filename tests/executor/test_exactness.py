@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from random import Random
@@ -44,7 +45,7 @@ FACTORS: dict[str, list[object]] = {
     "two_groups": [False, True],
     "fused": [True, False],
 }
-NUM_SAMPLED = 1000  # of the 11,520 combinations, by `pytest -m exactness_full`
+NUM_SAMPLED = int(os.environ.get("EXACTNESS_CASES", "1000"))  # of the 11,520 combinations, by `make exactness`
 Case = tuple[object, ...]
 
 
