@@ -17,8 +17,9 @@ def identical(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> l
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(_bytes(a), _bytes(b))
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(raw_bytes(a), raw_bytes(b))
 
 
-def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+def raw_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor's elements, in order, as uint8 on the host."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

@@ -11,6 +11,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def profile(
     """
     partial = None if path is None else path.with_name(path.name + ".partial")
     done = _resume(partial, prepared)
-    with DevicePool(prepared.devices) if pool is None else _Borrowed(pool) as workers:
+    with DevicePool(prepared.devices) if pool is None else nullcontext(pool) as workers:
         while len(done) < rounds:
             result = train(
                 prepared.limited(minibatches), policy=_POLICY, mechanism=mechanism, pool=workers,
@@ -67,19 +68,6 @@ def profile(
         measured.write(path)
         partial.unlink(missing_ok=True)
     return measured
-
-
-class _Borrowed:
-    """A pool that belongs to someone else."""
-
-    def __init__(self, pool: DevicePool) -> None:
-        self._pool = pool
-
-    def __enter__(self) -> DevicePool:
-        return self._pool
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 def _samples(timeline: Timeline, kinds: list[str]) -> Samples:

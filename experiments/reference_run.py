@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from executor.compare_state import raw_bytes
 from executor.errors import ExecutionError
 from executor.reference import train_plain
 from experiments.workloads import WORKLOADS, gpt_jobs
@@ -24,7 +25,10 @@ def digests(weights: Mapping[str, torch.Tensor], state: Mapping[str, Mapping[str
     """Return a hash of the raw bytes of every weight and optimizer tensor, by name."""
     named = [(name, tensor) for name, tensor in weights.items()]
     named += [(f"{name}.{key}", tensor) for name, entry in state.items() for key, tensor in entry.items()]
-    return {name: hashlib.sha256(_raw(tensor)).hexdigest() for name, tensor in sorted(named, key=lambda pair: pair[0])}
+    return {
+        name: hashlib.sha256(raw_bytes(tensor).numpy()).hexdigest()
+        for name, tensor in sorted(named, key=lambda pair: pair[0])
+    }
 
 
 def reference_results(workload: str, jobs: Iterable[str], num_processes: int, device: str = "cpu") -> dict[str, Any]:
@@ -52,10 +56,6 @@ def reference_results(workload: str, jobs: Iterable[str], num_processes: int, de
             process.kill()
             process.wait()
     return results
-
-
-def _raw(tensor: torch.Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def main() -> None:

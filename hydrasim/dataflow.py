@@ -38,6 +38,11 @@ class Dataflow:
     updates_state: bool
     consumes: tuple[BlockKey, ...]  # nobody needs these afterwards
 
+    @property
+    def touched(self) -> tuple[BlockKey, ...]:
+        """Every block that must be on the device: what is read, then what is written."""
+        return (*(key for key, _ in self.reads), *self.writes)
+
 
 def aligned(nbytes: int) -> int:
     """Round up to the alignment that every block keeps."""
@@ -77,9 +82,7 @@ def dataflow(job: TrainingJob, unit: ShardUnit) -> Dataflow:
 
 def unit_bytes(job: TrainingJob, unit: ShardUnit) -> int:
     """Return the arena room that a unit needs at once: its state, inputs and outputs."""
-    flow = dataflow(job, unit)
-    keys = [key for key, _ in flow.reads] + list(flow.writes)
-    return sum(block_bytes(job, key) for key in keys)
+    return sum(block_bytes(job, key) for key in dataflow(job, unit).touched)
 
 
 def _sized(job: TrainingJob, keys: list[BlockKey], state: tuple[BlockKey, int]) -> tuple[tuple[BlockKey, int], ...]:

@@ -137,7 +137,7 @@ class Residency:
     def _place_all(self, unit: ShardUnit, device: int, flow: Dataflow, emit: Emit) -> None:
         """Give every block of the unit an address."""
         job, arena = self._jobs[unit.job], self.arenas[device]
-        sizes = {key: block_bytes(job, key) for key in (*(key for key, _ in flow.reads), *flow.writes)}
+        sizes = {key: block_bytes(job, key) for key in flow.touched}
         sizes = {key: nbytes for key, nbytes in sizes.items() if nbytes}
         pinned = set(sizes)
         for key in sorted((key for key in sizes if key not in arena.blocks), key=lambda key: -sizes[key]):
@@ -216,7 +216,7 @@ class Residency:
         state = blocks.get(flow.state)
         if flow.updates_state and state is not None and state.last_store is not None:
             after.add(state.last_store)
-        touched = [blocks[key] for key in (*(key for key, _ in flow.reads), *flow.writes) if key in blocks]
+        touched = [blocks[key] for key in flow.touched if key in blocks]
         places = tuple((block.key, block.offset) for block in touched)
         compute = emit(Kind.COMPUTE, Lane.COMPUTE, device, unit, after, places=places)
         for block in touched:
@@ -261,7 +261,7 @@ class Residency:
         """Under a plan every block's next use here is known; what has none makes room at once."""
         assert self._future is not None
         blocks = self.arenas[device].blocks
-        for key in (*(key for key, _ in flow.reads), *flow.writes):
+        for key in flow.touched:
             if key in blocks:
                 blocks[key].next_use = self._future.next_use(key, unit, device)
                 if blocks[key].next_use is None:
