@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint types exactness nightly validate ci clean
+.PHONY: help demo test lint types exactness nightly validate memory hostile gpu ci clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -32,8 +32,18 @@ exactness: .venv/installed  ## byte-identity over 1,000 combinations of everythi
 nightly: .venv/installed  ## the invariants on 2,000 random worlds each
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/invariants --timeout=3600
 
-validate: .venv/installed  ## the demo's plans, each executed nine times, into results/demo/validation/
-	$(BIN)/hydrasim validate --profile results/demo/profile.json --output results/demo/validation
+validate: .venv/installed  ## predictions against executed plans, 14 cases, into results/validation/
+	$(BIN)/hydrasim validate standard --output results/validation
+
+memory: .venv/installed  ## 200 random models at the tightest budgets, two minutes, into results/memory/
+	$(BIN)/python -m experiments.memory
+
+hostile: .venv/installed  ## 5,000 random simulations and 200 abused processes, into results/hostile/
+	$(BIN)/python -m experiments.hostile
+
+gpu: .venv/installed  ## exactness, overlap, profile and validation on a machine with a GPU, into results/gpu/
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m experiments.gpu
 
 ci: test lint types  ## what .ci/run runs, and a smoke demo
 	$(BIN)/hydrasim demo --smoke --output "$$(mktemp -d)"

@@ -47,7 +47,7 @@ class TorchBackend:
     def submit(self, commands: list[Command]) -> None:
         """Send commands to their workers and loaders."""
         orders: dict[int, list[Order]] = {}
-        now_s = time.monotonic() - self._started_s
+        now_s = round(time.monotonic() - self._started_s, 7)  # finer digits are noise, and files of them large
         for command in commands:
             self._running[command.number] = command
             self._issued_s[command.number] = now_s
@@ -66,13 +66,12 @@ class TorchBackend:
                 connection, source = key.fileobj, key.data
                 assert isinstance(connection, Connection)
                 try:
-                    message = connection.recv()
+                    messages = connection.recv()
                 except (EOFError, OSError):
                     raise self._lost(source) from None
-                if isinstance(message, Broken):
-                    self._events.append(self._broken(source, message))
-                else:
-                    self._events.append(self._finished(message))
+                for message in messages:
+                    broken = isinstance(message, Broken)
+                    self._events.append(self._broken(source, message) if broken else self._finished(message))
         return self._events.popleft()
 
     def _order(self, command: Command) -> Order:
@@ -118,16 +117,20 @@ class TorchBackend:
             self.losses[command.unit.job].append(message.loss)
         if self._held:
             self._release_fetches()
-        issued_s = self._issued_s.pop(command.number)
-        return Finished(command, message.start_s - self._started_s, message.end_s - self._started_s, issued_s)
+        start_s, end_s = (round(moment_s - self._started_s, 7) for moment_s in (message.start_s, message.end_s))
+        return Finished(command, start_s, end_s, self._issued_s.pop(command.number))
 
     def _broken(self, source: int | str, message: Broken) -> Failed:
-        command = self._running[message.number]
+        command = self._running.get(message.number)
+        if command is None:  # torch raises in a loader, whatever it does, when one of its own workers is killed
+            who = f"the worker of device {source}" if isinstance(source, int) else f"job {source!r}: its loader"
+            raise ExecutionError(f"{who} failed while idle: {message.text}")
         where = f"on device {source}" if isinstance(source, int) else "in its loader"
         error = ExecutionError(
             f"job {command.unit.job!r} failed in the {message.kind} of {command.unit} {where}: {message.text}"
         )
         error.worker_traceback = message.trace
+        error.out_of_memory = message.text.startswith(("BudgetExceeded:", "OutOfMemoryError:"))
         return Failed(command, error)
 
     def _lost(self, source: int | str) -> ExecutionError:

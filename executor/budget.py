@@ -31,7 +31,8 @@ class BudgetTracker(TorchDispatchMode):
         """Leave the storages of these tensors out of the count for as long as they live."""
         for tensor in pytree.tree_leaves(tree):
             if isinstance(tensor, torch.Tensor):
-                self._add(tensor.untyped_storage(), count=False)
+                for storage in storages_of(tensor):
+                    self._add(storage, count=False)
 
     def reset_peak(self) -> None:
         self.peak_bytes = self.live_bytes
@@ -39,12 +40,10 @@ class BudgetTracker(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator, then count what it made."""
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor):
-            self._add(result.untyped_storage())
-        elif result is not None:
-            for tensor in pytree.tree_leaves(result):
-                if isinstance(tensor, torch.Tensor):
-                    self._add(tensor.untyped_storage())
+        for tensor in (result,) if isinstance(result, torch.Tensor) else pytree.tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                for storage in storages_of(tensor):
+                    self._add(storage)
         return result
 
     def _add(self, storage: torch.UntypedStorage, count: bool = True) -> None:
@@ -68,3 +67,12 @@ class BudgetTracker(TorchDispatchMode):
         entry = self._live.pop(key, None)
         if entry is not None:
             self.live_bytes -= entry[1]
+
+
+def storages_of(tensor: torch.Tensor) -> tuple[torch.UntypedStorage, ...]:
+    """Return where a tensor's elements lie; a sparse one has them in two places."""
+    if tensor.layout is torch.strided:
+        return (tensor.untyped_storage(),)
+    if tensor.layout is torch.sparse_coo:
+        return tensor._indices().untyped_storage(), tensor._values().untyped_storage()
+    return ()

@@ -9,8 +9,7 @@ from __future__ import annotations
 import random
 import time
 
-import torch
-
+from executor.devices import DeviceMemory
 from hydrasim.command import Command, Kind
 
 _POISON = 0xFF
@@ -20,15 +19,14 @@ _MAX_DELAY_S = 0.004
 class Chaos:
     """Delays and poison, drawn from a generator of its own."""
 
-    def __init__(self, seed: int, arena: torch.Tensor) -> None:
+    def __init__(self, seed: int, memory: DeviceMemory) -> None:
         self._random = random.Random(seed)
-        self._arena = arena
-        arena.fill_(_POISON)
+        self._memory = memory
+        memory.fill(0, len(memory.arena), _POISON)
 
     def before(self, command: Command) -> None:
         """Poison where a load is going to land, then dawdle."""
         if command.kind is Kind.LOAD:
-            start = command.offset + command.start
-            self._arena[start : start + command.nbytes].fill_(_POISON)
+            self._memory.fill(command.offset + command.start, command.nbytes, _POISON)
         if self._random.random() < 0.5:
             time.sleep(self._random.random() * _MAX_DELAY_S)

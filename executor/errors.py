@@ -14,9 +14,13 @@ class DeviceError(HydraError, RuntimeError):
 
 
 class ExecutionError(HydraError, RuntimeError):
-    """A run ended early: which job, which unit, and why. worker_traceback: where in the user's code."""
+    """A run ended early: which job, which unit, and why.
+
+    worker_traceback: where in the user's code. out_of_memory: whether a device had too little memory.
+    """
 
     worker_traceback: str = ""
+    out_of_memory: bool = False
 
 
 class BudgetExceeded(HydraError, MemoryError):

@@ -35,6 +35,11 @@ class StoreView:
         self._map = mmap.mmap(fd, nbytes)
         self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
 
+    @property
+    def allocated_bytes(self) -> int:
+        """How much of the file has memory behind it, counted from its start; the rest is addresses."""
+        return min(self.nbytes, os.fstat(self.fd).st_blocks * 512)
+
     def tensor(self, offset: int, nbytes: int) -> torch.Tensor:
         """Return bytes of the store as a uint8 tensor."""
         return self._bytes[offset : offset + nbytes]
@@ -107,7 +112,10 @@ class HostStore(StoreView):
         try:
             os.ftruncate(fd, bound)
             _allocate(fd, 0, initial)
-        except (OSError, HostMemoryError):
+        except OSError as reason:
+            os.close(fd)
+            raise _refused(bound, reason) from None
+        except HostMemoryError:
             os.close(fd)
             raise
         super().__init__(fd, bound, places)
@@ -174,4 +182,14 @@ def _allocate(fd: int, offset: int, nbytes: int) -> None:
             f"the jobs need {nbytes:,} bytes of host memory for state and boundaries; {available:,} are available."
         )
     if nbytes:
-        os.posix_fallocate(fd, offset, nbytes)
+        try:
+            os.posix_fallocate(fd, offset, nbytes)
+        except OSError as reason:
+            raise _refused(nbytes, reason) from None
+
+
+def _refused(nbytes: int, reason: OSError) -> HostMemoryError:
+    """Return what to say when the system has the memory, but does not give it (ulimit -f, a control group)."""
+    return HostMemoryError(
+        f"the host does not give {nbytes:,} bytes of memory for state and boundaries: {reason.strerror}."
+    )

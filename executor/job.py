@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from executor.errors import JobError
+from hydrasim.errors import told
 from hydrasim.workload import JOB_NAME
 
 _NOT_OPTIONS = ("params", "param_names")
@@ -48,6 +49,7 @@ class TorchJob:
     cuts: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        self._check_types()
         if not JOB_NAME.fullmatch(self.name):
             raise JobError(f"job name {self.name!r}: use letters, digits, dot, dash and underscore.")
         if not isinstance(self.dataloader, Sized) or len(self.dataloader) < 1:
@@ -132,6 +134,17 @@ class TorchJob:
         """Return the state that the optimizer has for a parameter before the first step, mostly none."""
         return dict(self.whole_optimizer.state.get(parameter, {}))
 
+    def _check_types(self) -> None:
+        for name, value in (("epochs", self.epochs), ("max_steps", self.max_steps), ("seed", self.seed)):
+            if not isinstance(value, int) and not (name == "max_steps" and value is None):
+                raise JobError(f"job {self.name!r}: {name} is {value!r}; it must be a whole number.")
+        if not isinstance(self.name, str):
+            raise JobError(f"job name {self.name!r} is no text.")
+        if not -(1 << 63) <= self.seed < 1 << 64:
+            raise JobError(f"job {self.name!r}: seed is {self.seed}; it must be from -2**63 to 2**64 - 1.")
+        if self.cuts is not None and not all(isinstance(cut, int) for cut in self.cuts):
+            raise JobError(f"job {self.name!r}: cuts {self.cuts!r} must be indices of layers.")
+
     def _check_layers(self) -> None:
         owner: dict[int, int] = {}
         for index, layer in enumerate(self.layers):
@@ -210,14 +223,33 @@ def check_references(job: TorchJob) -> None:
         try:
             pickler.dump(part)
         except Exception as reason:
-            raise JobError(
-                f"job {job.name!r}: {name} cannot be sent to a worker process: {type(reason).__name__}: {reason}"
-            ) from reason
+            raise JobError(f"job {job.name!r}: {name} cannot be sent to a worker process: {told(reason)}") from reason
         if pickler.met - {id(parameter) for parameter in own}:
             raise JobError(
                 f"job {job.name!r}: {name} refers to parameters of the model that are not its own; on a device it "
                 "would find their bytes gone. Put what uses them into their layer, or use weight_decay."
             )
+
+
+class _TensorFinder(cloudpickle.Pickler):
+    """Pickles by content to nowhere, and collects the tensors that it comes across."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), protocol=pickle.HIGHEST_PROTOCOL)
+        self.found: dict[int, torch.Tensor] = {}
+
+    def persistent_id(self, obj: Any) -> Any:
+        if isinstance(obj, torch.Tensor):
+            self.found[id(obj)] = obj
+            return id(obj)
+        return None
+
+
+def tensors_in(*values: Any) -> list[torch.Tensor]:
+    """Return every tensor that travels with these values: parameters, buffers, plain attributes, closures."""
+    finder = _TensorFinder()
+    finder.dump(values)
+    return list(finder.found.values())
 
 
 def load_without_weights(data: bytes) -> tuple[Any, list[nn.Parameter]]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from executor.messages import Broken, Done, Order
+from hydrasim.errors import told
 
 Execute = Callable[[Order], float | None]
 Report = Callable[[Done | Broken], None]
@@ -37,6 +38,31 @@ class Completions:
             return [self._pending[number] for number in numbers if number in self._pending]
 
 
+class Reporter(threading.Thread):
+    """Sends what lanes report, so that no lane has to; what has piled up meanwhile goes as one message."""
+
+    def __init__(self, send: Callable[[list[Done | Broken]], None]) -> None:
+        super().__init__(name="reporter", daemon=True)
+        self._queue: SimpleQueue[Done | Broken | None] = SimpleQueue()
+        self._send = send
+
+    def report(self, message: Done | Broken) -> None:
+        self._queue.put(message)
+
+    def stop(self) -> None:
+        """Let the thread end once it has sent what is queued."""
+        self._queue.put(None)
+
+    def run(self) -> None:
+        while (message := self._queue.get()) is not None:
+            batch = [message]
+            while not self._queue.empty() and (message := self._queue.get()) is not None:
+                batch.append(message)
+            self._send(batch)
+            if message is None:
+                return
+
+
 class LaneThread(threading.Thread):
     """One lane: wait for a command's predecessors, carry it out, report, go on with the next."""
 
@@ -62,7 +88,7 @@ class LaneThread(threading.Thread):
             try:
                 loss = self._execute(order)
             except BaseException as error:
-                text = f"{type(error).__name__}: {error}"
+                text = told(error)
                 self._report(Broken(command.number, command.kind.value, text, traceback.format_exc()))
                 return
             ended = time.monotonic()

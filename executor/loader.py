@@ -23,9 +23,10 @@ import torch
 from executor import randomness
 from executor.host_store import HEADER_BYTES, StoreView
 from executor.messages import Broken, Done, LoaderSetup
-from executor.process import die_with_parent, receive_fd
+from executor.process import die_with_parent, ending_with_parent, receive_fd
 from executor.tensors import spec_of, write_tree
 from hydrasim.dataflow import BlockKey, aligned
+from hydrasim.errors import told
 
 _END = object()
 
@@ -87,12 +88,12 @@ def serve(connection: Connection, setup: LoaderSetup, store: StoreView) -> None:
             number, minibatch = connection.recv()
             started = time.monotonic()
             loader.fetch(minibatch)
-            connection.send(Done(number, started, time.monotonic()))
+            connection.send([Done(number, started, time.monotonic())])
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the run is over
-    except Exception as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
-            connection.send(Broken(number, "fetch", f"{type(error).__name__}: {error}", traceback.format_exc()))
+            connection.send([Broken(number, "fetch", told(error), traceback.format_exc())])
 
 
 def main() -> None:
@@ -112,6 +113,7 @@ def main() -> None:
             own.close()
             connection.close()
             die_with_parent()
+            sys.unraisablehook = lambda _: None  # a DataLoader's destructor complains when its processes were killed
             serve(Connection(socket_fd), setup, StoreView(store_fd, setup.store_bytes, setup.places))
             os._exit(0)
         os.close(store_fd)
@@ -119,4 +121,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_with_parent():
+        main()

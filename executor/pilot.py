@@ -14,15 +14,16 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from executor import randomness
-from executor.budget import BudgetTracker
+from executor.budget import BudgetTracker, storages_of
 from executor.compute import backward, forward, loss_and_backward, needs_grad, step
 from executor.errors import JobError
-from executor.job import TorchJob, check_references
+from executor.job import TorchJob, check_references, tensors_in
 from executor.layout import ShardLayout, layout_of, parameters_of, tensor_state
-from executor.tensors import spec_of
-from hydrasim.errors import HydraError
+from executor.tensors import TreeSpec, packed, spec_of
+from hydrasim.errors import HydraError, told
 
 MARGIN_FRACTION = 0.02  # on top of the measured peak; the same unit on the same shapes allocates the same
+_MORE_STEPS = 6  # RAdam needs temporaries from its sixth step on that it does not need before
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,9 @@ class ShardPilot:
     """What one shard takes. output: its boundary, for the next shard's pilot. Bytes and seconds.
 
     working_bytes: measured peak of activations, gradients and temporaries, plus the margin.
+    entry: the shapes of the gradients that it hands to the shard before; None where it has none.
     has_gradient: which parameters get a gradient; every later step must give the same ones.
+    retained_bytes: what its layers made in the first pass and keep, such as a cached mask.
     """
 
     layout: ShardLayout
@@ -40,81 +43,81 @@ class ShardPilot:
     forward_s: float
     backward_s: float
     has_gradient: tuple[bool, ...]
-    constant_bytes: int
+    retained_bytes: int
+    entry: TreeSpec
 
 
 class JobPilot:
-    """Pilots of one job's shards, on its first mini-batch; the user's objects and random state stay as they are."""
+    """Pilots of one job's shards, on its first mini-batch; the user's objects and random state stay as they are.
+
+    constant_bytes: of tensors that lie on every device beside the arena: buffers, tensors that layers or
+    the loss have as plain attributes.
+    """
 
     def __init__(self, job: TorchJob) -> None:
         self.job = job
-        self._done: dict[tuple[int, int], ShardPilot] = {}
+        self._done: dict[tuple[Any, ...], ShardPilot] = {}
         check_references(job)
+        weights = {id(parameter) for parameter in job.module.parameters()}
+        constants = [tensor for tensor in tensors_in(job.layers, job.loss_fn) if id(tensor) not in weights]
+        storages = {storage._cdata: storage for tensor in constants for storage in storages_of(tensor)}
+        self.constant_bytes = sum(storage.nbytes() for storage in storages.values())
         before = randomness.save()
         try:
             loader = cloudpickle.loads(cloudpickle.dumps(job.dataloader))
             batch = next(iter(loader))
         except StopIteration:
             raise JobError(f"job {job.name!r}: the dataloader yields nothing.") from None
-        except Exception as reason:
+        except (Exception, SystemExit) as reason:
             raise JobError(
-                f"job {job.name!r}: the dataloader failed on its first mini-batch: {type(reason).__name__}: {reason}"
+                f"job {job.name!r}: the dataloader failed on its first mini-batch: {told(reason)}"
             ) from reason
         finally:
             randomness.restore(before)
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise JobError(f"job {job.name!r}: the dataloader must yield (input, target) pairs.")
-        self.input, self.target = batch
+        self.input, self.target = map(packed, batch)
         self.input_bytes = max(1, spec_of(self.input).nbytes)  # what has no bytes would not travel
         self.target_bytes = max(1, spec_of(self.target).nbytes)
 
-    def run(self, low: int, high: int, value: Any) -> ShardPilot:
-        """Pilot the shard of layers low .. high-1 on its input, twice: a first step makes optimizer state."""
-        if (low, high) not in self._done:
+    def run(self, low: int, high: int, value: Any, gradients: TreeSpec | None = None) -> ShardPilot:
+        """Pilot the shard of layers low .. high-1 on its input, twice: a first step makes optimizer state.
+
+        gradients: what the next shard hands back, in its strides; without it, dense ones for every output.
+        """
+        key = (low, high, None if gradients is None else gradients.leaves)
+        if key not in self._done:
             before, num_threads = randomness.save(), torch.get_num_threads()
             try:
                 torch.set_num_threads(1)  # what a device has
                 randomness.seed_all(self.job.seed)
-                self._done[low, high] = self._run(low, high, value)
+                self._done[key] = self._run(low, high, value, gradients)
             except HydraError:
                 raise
-            except Exception as reason:
+            except (Exception, SystemExit) as reason:
                 raise JobError(
-                    f"job {self.job.name!r}: layers {low}..{high - 1} failed in their pilot run: "
-                    f"{type(reason).__name__}: {reason}"
+                    f"job {self.job.name!r}: layers {low}..{high - 1} failed in their pilot run: {told(reason)}"
                 ) from reason
             finally:
                 randomness.restore(before)
                 torch.set_num_threads(num_threads)
-        return self._done[low, high]
+        return self._done[key]
 
-    def _run(self, low: int, high: int, value: Any) -> ShardPilot:
-        """Run F, then B or L with a step, on a copy of the layers."""
-        job, last = self.job, high == len(self.job.layers)
-        layers: list[nn.Module] = list(copy.deepcopy(nn.ModuleList(job.layers[low:high])))
-        loss_fn = copy.deepcopy(job.loss_fn)  # it may be a module, and count or learn
+    def _run(self, low: int, high: int, value: Any, given: TreeSpec | None) -> ShardPilot:
+        """Run F on one copy of the layers, B or L with a step on another: in a run, either may come first."""
+        last = high == len(self.job.layers)
+        output, forward_peak, forward_s = self._forward(low, high, value)
+        if given is None and not last:
+            given = spec_of([torch.ones_like(leaf) for leaf in pytree.tree_leaves(output) if needs_grad(leaf)])
+        layers, loss_fn = self._copies(low, high)
         parameters = parameters_of(layers)
-        buffers = [buffer for layer in layers for buffer in layer.buffers()]
         flags = [needs_grad(leaf) for leaf in pytree.tree_leaves(value)]
         tracker = BudgetTracker()
-        tracker.exempt([parameters, buffers, value, self.target])
-
-        kept = [buffer.clone() for buffer in buffers]
-        started = time.perf_counter()
-        with tracker:
-            output = forward(layers, value, flags, loss_fn if last else None, self.target)
-        forward_s = time.perf_counter() - started
-        self._check_buffers(buffers, kept, f"{low}..{high - 1}")
-        output = pytree.tree_map_only(torch.Tensor, _detached, output)
-        originals = parameters_of(job.layers[low:high])
-        optimizer = job.recipe(originals).make(parameters)
-        states = [copy.deepcopy(job.initial_state(original)) for original in originals]
-        for parameter, state in zip(parameters, states, strict=True):
-            if optimizer is not None and state:
-                optimizer.state[parameter] = state
+        tracker.exempt([tensors_in(layers, loss_fn), value, self.target])
+        optimizer, states = self._optimizer(low, high, parameters)
         for first in (True, False):  # the first step makes optimizer state, every later one has it in the arena
-            gradients = [torch.ones_like(leaf) for leaf in pytree.tree_leaves(output) if needs_grad(leaf)]
-            tracker.exempt([output, gradients, [list(state.values()) for state in states]])
+            gradients = [] if given is None else given.read(torch.zeros(given.nbytes, dtype=torch.uint8))
+            tracker.exempt([gradients, [list(state.values()) for state in states]])
 
             def keep(parameter: nn.Parameter) -> None:
                 index = next(i for i, p in enumerate(parameters) if p is parameter)
@@ -131,41 +134,76 @@ class JobPilot:
                 has_gradient = tuple(parameter.grad is not None for parameter in parameters)
                 if optimizer is not None:
                     step(optimizer, one_by_one=first, on_parameter=keep)
-            seconds = time.perf_counter() - started
+                seconds = time.perf_counter() - started
+                for _ in range(_MORE_STEPS if optimizer is not None and not first else 0):
+                    step(optimizer)
+            entry = spec_of(results)
             del results  # alive during the step, as in a unit, which hands them on after it
             for parameter in parameters:
                 parameter.grad = None
-        return ShardPilot(
+        made = ShardPilot(
             layout=layout_of(parameters, states),
             output=output,
             output_bytes=0 if last else spec_of(output).nbytes,
-            working_bytes=int(tracker.peak_bytes * (1 + MARGIN_FRACTION)),
+            working_bytes=int(max(forward_peak, tracker.peak_bytes) * (1 + MARGIN_FRACTION)),
             forward_s=forward_s,
             backward_s=max(0.0, seconds - forward_s),
             has_gradient=has_gradient,
-            constant_bytes=sum(buffer.untyped_storage().nbytes() for buffer in buffers),
+            retained_bytes=tracker.live_bytes,
+            entry=entry,
         )
+        if given is not None:
+            self._done[low, high, given.leaves] = made
+        return made
 
-    def _check_buffers(self, buffers: list[torch.Tensor], before: list[torch.Tensor], layers: str) -> None:
+    def _forward(self, low: int, high: int, value: Any) -> tuple[Any, int, float]:
+        """Run F; return its output as the next shard gets it, the peak bytes and the seconds."""
+        layers, loss_fn = self._copies(low, high)
+        buffers = [buffer for layer in layers for buffer in layer.buffers()]
+        flags = [needs_grad(leaf) for leaf in pytree.tree_leaves(value)]
+        before = [buffer.clone() for buffer in buffers]
+        tracker = BudgetTracker()
+        tracker.exempt([tensors_in(layers, loss_fn), value, self.target])
+        started = time.perf_counter()
+        with tracker:
+            output = forward(layers, value, flags, loss_fn if high == len(self.job.layers) else None, self.target)
+        seconds = time.perf_counter() - started
         if any(not torch.equal(a, b) for a, b in zip(buffers, before, strict=True)):
             raise JobError(
-                f"job {self.job.name!r}: layers {layers} change their buffers in the forward pass (as BatchNorm does); "
-                "recomputation would change them twice, so this is not supported yet."
+                f"job {self.job.name!r}: layers {low}..{high - 1} change their buffers in the forward pass (as "
+                "BatchNorm does); recomputation would change them twice, so this is not supported yet."
             )
+        return packed(output), tracker.peak_bytes, seconds
+
+    def _optimizer(
+        self, low: int, high: int, parameters: list[nn.Parameter]
+    ) -> tuple[torch.optim.Optimizer | None, list[dict[str, Any]]]:
+        """Make the shard's optimizer over copies of its parameters, and the state that it starts with."""
+        originals = parameters_of(self.job.layers[low:high])
+        optimizer = self.job.recipe(originals).make(parameters)
+        states = [copy.deepcopy(self.job.initial_state(original)) for original in originals]
+        for parameter, state in zip(parameters, states, strict=True):
+            if optimizer is not None and state:
+                optimizer.state[parameter] = state
+        return optimizer, states
+
+    def _copies(self, low: int, high: int) -> tuple[list[nn.Module], Any]:
+        """Copy the layers and the loss, which may be a module, and count or learn."""
+        return list(copy.deepcopy(nn.ModuleList(self.job.layers[low:high]))), copy.deepcopy(self.job.loss_fn)
 
     def chain(self, bounds: Sequence[tuple[int, int]]) -> list[ShardPilot]:
-        """Pilot consecutive shards, each on the output of the one before."""
-        pilots: list[ShardPilot] = []
+        """Pilot consecutive shards, each on the output of the one before and the gradients of the one after."""
         value = self.input
+        values = []
         for low, high in bounds:
-            pilots.append(self.run(low, high, value))
-            value = pilots[-1].output
+            values.append(value)
+            value = self.run(low, high, value).output
+        pilots: list[ShardPilot] = []
+        gradients: TreeSpec | None = None
+        for (low, high), value in reversed(list(zip(bounds, values, strict=True))):
+            pilots.insert(0, self.run(low, high, value, gradients))
+            gradients = pilots[0].entry
         return pilots
 
     def _complain(self, problem: str) -> None:
         raise JobError(f"job {self.job.name!r}: {problem}")
-
-
-def _detached(tensor: torch.Tensor) -> torch.Tensor:
-    """Cut a boundary out of its graph, remembering whether it wants a gradient."""
-    return tensor.detach().requires_grad_(tensor.requires_grad)

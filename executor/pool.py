@@ -83,9 +83,9 @@ class DevicePool:
             try:
                 answer = connection.recv()
             except (EOFError, OSError):
-                answer = Broken(-1, "setup", "the process ended")
-            if isinstance(answer, Broken):
-                raise ExecutionError(f"job {setup.job!r}: its loader could not be set up: {answer.text}")
+                answer = [Broken(-1, "setup", "the process ended")]
+            if answer != "ready":
+                raise ExecutionError(f"job {setup.job!r}: its loader could not be set up: {answer[0].text}")
         return {setup.job: connection for setup, connection in zip(setups, self._loaders, strict=True)}
 
     def has_link(self, index: int) -> bool:

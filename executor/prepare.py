@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -34,7 +35,10 @@ class Prepared:
     def cluster(self) -> Cluster:
         """The devices in the simulator's words; buffers of all models are set apart on each."""
         constant_bytes = sum(part.constant_bytes for part in self.partitions)
-        return Cluster(tuple(_less(device.describe(), constant_bytes) for device in self.devices))
+        return Cluster(
+            tuple(_less(device.describe(), constant_bytes) for device in self.devices),
+            host_cores=len(os.sched_getaffinity(0)),
+        )
 
     def limited(self, max_minibatches: int) -> Prepared:
         """Return the same jobs, stopped after so many mini-batches each."""

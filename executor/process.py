@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -18,6 +20,8 @@ _STEADY_MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the most that glibc takes
 }
+# What deterministic cuBLAS needs to find before CUDA starts; see executor/devices/cuda.py.
+CUBLAS_WORKSPACE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -31,7 +35,7 @@ class Child:
         path = os.pathsep.join([str(_ROOT), *(entry or os.getcwd() for entry in sys.path)])
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, str(other.fileno())],
-            env={**_STEADY_MALLOC, **os.environ, **threads, "PYTHONPATH": path},
+            env={**_STEADY_MALLOC, **CUBLAS_WORKSPACE, **os.environ, **threads, "PYTHONPATH": path},
             stdin=subprocess.DEVNULL,
             pass_fds=(other.fileno(),),
             start_new_session=True,  # Ctrl-C is for the parent, which ends the run in order
@@ -71,9 +75,24 @@ class Child:
 
 
 def receive_fd(source: socket.socket) -> int:
-    """Receive one descriptor."""
+    """Receive one descriptor.
+
+    Raises:
+        EOFError: the other side is gone.
+    """
     _, fds, _, _ = socket.recv_fds(source, 1, 1)
+    if not fds:
+        raise EOFError
     return fds[0]
+
+
+@contextmanager
+def ending_with_parent() -> Iterator[None]:
+    """Leave without a word when the parent ended in the middle of a talk: nobody is left to work for."""
+    try:
+        yield
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        os._exit(0)
 
 
 def die_with_parent() -> None:

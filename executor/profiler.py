@@ -20,14 +20,19 @@ import torch
 from executor.pool import DevicePool
 from executor.prepare import Prepared
 from executor.train import train
+from hydrasim.cluster import Cluster
 from hydrasim.command import HOST, Event, Kind
-from hydrasim.files import write_text
+from hydrasim.contention import uncontended_s
+from hydrasim.dag import minibatch_dag
+from hydrasim.disk import read_text, write_text
+from hydrasim.errors import HydraError, ProfileError
 from hydrasim.mechanism import OURS, Mechanism
-from hydrasim.profile import Direction, KindProfile, Measurement, Profile
+from hydrasim.profile import MAX_SECONDS, Direction, KindProfile, Measurement, Profile
 from hydrasim.timeline import Timeline
 from hydrasim.workload import Phase, ShardUnit
 
 Samples = dict[str, list[float]]  # "kind|what|..." -> seconds
+_FIRST = "first "  # names what was done for a job's first mini-batch
 
 ROUNDS, MINIBATCHES = 3, 5
 _POLICY = "sharded-lrtf"  # no job is left to run alone at the end, so all are measured beside others
@@ -46,7 +51,7 @@ def profile(
     """Measure a prepared workload; weights stay as they are. Write the profile to `path` if given.
 
     rounds: repeats of the whole measurement; each trains every job for `minibatches` mini-batches, of
-    which the first is a warm-up and not counted. A measurement that was cut short goes on at its last
+    which the first is slower and measured apart. A measurement that was cut short goes on at its last
     complete round, from the file `path`.partial.
 
     Raises:
@@ -60,7 +65,7 @@ def profile(
                 prepared.limited(minibatches), policy=_POLICY, mechanism=mechanism, pool=workers,
                 seed=len(done), update_models=False, on_event=on_event,
             )  # fmt: skip
-            done.append(_samples(result.timeline, [device.kind for device in prepared.cluster.devices]))
+            done.append(_samples(result.timeline, prepared.cluster))
             if partial is not None:
                 write_text(partial, json.dumps({"for": _identity(prepared), "rounds": done}))
     measured = _merge(prepared, done, rounds, minibatches)
@@ -70,48 +75,60 @@ def profile(
     return measured
 
 
-def _samples(timeline: Timeline, kinds: list[str]) -> Samples:
-    """Group a timeline's seconds by what was done; the first mini-batch is a warm-up.
+def _samples(timeline: Timeline, cluster: Cluster) -> Samples:
+    """Group a timeline's seconds by what was done, with the first mini-batch apart.
 
     A command's time counts from when it could have begun, as a simulator counts: the hand-over from the
-    command before it on its lane, and the copies that take the core meanwhile, are part of it.
+    command before it on its lane is part of it. What others took of a shared link or of the host's cores
+    meanwhile is not: a simulation charges that where it happens.
     """
     samples: Samples = {}
-    ready_s = timeline.ready_s()
+    if dispatch_s := list(timeline.dispatch_s().values()):
+        samples["dispatch"] = dispatch_s
+    kinds = [device.kind for device in cluster.devices]
+    seconds = uncontended_s(timeline, cluster)
     for span in timeline.spans:
         unit = ShardUnit.parse(span.unit)
-        if unit.minibatch == 0:
-            continue
         if span.device == HOST:
             name = f"fetch|{unit.job}"
         elif span.kind == Kind.COMPUTE.value:
             name = f"unit|{kinds[span.device]}|{unit.job}|{unit.phase.value}|{unit.shard}"
         else:
             name = f"copy|{kinds[span.device]}|{'h2d' if span.kind == Kind.LOAD.value else 'd2h'}|{span.nbytes}"
-        samples.setdefault(name, []).append(span.end_s - ready_s[span.number])
+        samples.setdefault(name if unit.minibatch else _FIRST + name, []).append(seconds[span.number])
     return samples
 
 
 def _merge(prepared: Prepared, done: list[Samples], rounds: int, minibatches: int) -> Profile:
     together: Samples = {}
-    for samples in done:
+    for index, samples in enumerate(done):
         for name, seconds in samples.items():
-            together.setdefault(name, []).extend(seconds)
+            if index or not name.startswith(_FIRST) or rounds == 1:  # new processes are slower at first, once
+                together.setdefault(name, []).extend(seconds)
+    for name in [name for name in together if name.startswith(_FIRST)]:
+        if not name.startswith(f"{_FIRST}unit"):  # only units differ; a copy may have been done only then
+            together.setdefault(name.removeprefix(_FIRST), together[name])
+            del together[name]
     kinds: dict[str, KindProfile] = {
         device.kind: KindProfile(copies={"h2d": {}, "d2h": {}}) for device in prepared.cluster.devices
     }
     fetches: dict[str, Measurement] = {}
+    dispatch = None
     for name, seconds in sorted(together.items()):
         what, *rest = name.split("|")
         measurement = Measurement.of(seconds)
-        if what == "fetch":
+        if what == "dispatch":
+            dispatch = measurement
+        elif what == "fetch":
             fetches[rest[0]] = measurement
-        elif what == "unit":
-            kinds[rest[0]].units[rest[1], Phase(rest[2]), int(rest[3])] = measurement
+        elif what.endswith("unit"):
+            units = kinds[rest[0]].first_units if what.startswith(_FIRST) else kinds[rest[0]].units
+            units[rest[1], Phase(rest[2]), int(rest[3])] = measurement
         else:
             direction: Direction = "h2d" if rest[1] == "h2d" else "d2h"
             kinds[rest[0]].copies[direction][int(rest[2])] = measurement
-    return Profile(prepared.workload, kinds, fetches, _provenance(rounds, minibatches), prepared.cluster)
+    provenance = host_provenance() | {"rounds": rounds, "minibatches": minibatches}
+    return Profile(prepared.workload, kinds, fetches, provenance, prepared.cluster, dispatch)
 
 
 def _resume(partial: Path | None, prepared: Prepared) -> list[Samples]:
@@ -119,18 +136,28 @@ def _resume(partial: Path | None, prepared: Prepared) -> list[Samples]:
     if partial is None or not partial.exists():
         return []
     try:
-        found = json.loads(partial.read_text())
+        found = json.loads(read_text(partial, ProfileError))
         rounds = found["rounds"] if found["for"] == _identity(prepared) else []
-        return [{str(name): [float(s) for s in seconds] for name, seconds in samples.items()} for samples in rounds]
-    except (ValueError, KeyError, TypeError, AttributeError):
+        rounds = [{str(name): [float(s) for s in seconds] for name, seconds in samples.items()} for samples in rounds]
+        return rounds if all(_is_whole(prepared, samples) for samples in rounds) else []
+    except (HydraError, ValueError, LookupError, TypeError, AttributeError):
         return []  # it only saves time; a damaged one is measured again
+
+
+def _is_whole(prepared: Prepared, samples: Samples) -> bool:
+    """Tell whether a round has measured every unit, and holds nothing but times."""
+    if not all(0 <= second <= MAX_SECONDS for seconds in samples.values() for second in seconds):
+        return False
+    measured = {unit for kind in _merge(prepared, [samples], 1, 1).kinds.values() for unit in kind.units}
+    return measured >= {(job.name, *node) for job in prepared.workload.jobs for node in minibatch_dag(job).nodes}
 
 
 def _identity(prepared: Prepared) -> list[str]:
     return [prepared.workload.digest, prepared.cluster.digest]
 
 
-def _provenance(rounds: int, minibatches: int) -> dict[str, Any]:
+def host_provenance() -> dict[str, Any]:
+    """Say what machine and which versions something is measured on, and when."""
     with open("/proc/cpuinfo") as lines:
         cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
     return {
@@ -140,7 +167,5 @@ def _provenance(rounds: int, minibatches: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads_per_device": 1,
-        "rounds": rounds,
-        "minibatches": minibatches,
         "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -8,7 +8,7 @@ import random
 import numpy
 import torch
 
-MAX_BYTES = 16384  # torch 5056, numpy 2504, random about 3200, pickled; room for a CUDA state
+MAX_BYTES = 16384  # torch 5056, numpy 2504, random about 3200, pickled; a CUDA state is 16
 
 
 def seed_all(seed: int) -> None:
@@ -18,21 +18,33 @@ def seed_all(seed: int) -> None:
     numpy.random.seed(seed % 2**32)
 
 
-def save(cuda_device: int | None = None) -> bytes:
-    """Return the state of every global generator."""
-    cuda = None if cuda_device is None else torch.cuda.get_rng_state(cuda_device).numpy().tobytes()
-    state = (torch.get_rng_state().numpy().tobytes(), random.getstate(), numpy.random.get_state(), cuda)
+def save(device: torch.Generator | None = None) -> bytes:
+    """Return the state of every global generator, and of the device's own where it has one."""
+    own = None if device is None else device.get_state().numpy().tobytes()
+    state = (torch.get_rng_state().numpy().tobytes(), random.getstate(), numpy.random.get_state(), own)
     return pickle.dumps(state, protocol=pickle.HIGHEST_PROTOCOL)
 
 
-def restore(state: bytes, cuda_device: int | None = None, seed: int = 0) -> None:
-    """Set every global generator; a stream that has never been on CUDA starts there from its seed."""
-    cpu, python, numpy_state, cuda = pickle.loads(state)
-    torch.set_rng_state(torch.frombuffer(bytearray(cpu), dtype=torch.uint8))
+def restore(
+    state: bytes, device: torch.Generator | None = None, seed: int = 0, last_on_device: bytes | None = None
+) -> None:
+    """Set every global generator, and the device's own.
+
+    A process without that device saves a state that lacks it; then it goes on from `last_on_device`, the
+    state saved last where the device was. A stream that has never been on one starts there from its seed.
+    """
+    cpu, python, numpy_state, own = pickle.loads(state)
+    torch.set_rng_state(_tensor(cpu))
     random.setstate(python)
     numpy.random.set_state(numpy_state)
-    if cuda_device is not None:
-        if cuda is None:
-            torch.cuda.manual_seed(seed)
+    if device is not None:
+        if own is None and last_on_device is not None:
+            own = pickle.loads(last_on_device)[3]
+        if own is None:
+            device.manual_seed(seed)
         else:
-            torch.cuda.set_rng_state(torch.frombuffer(bytearray(cuda), dtype=torch.uint8), cuda_device)
+            device.set_state(_tensor(own))
+
+
+def _tensor(state: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(state), dtype=torch.uint8)

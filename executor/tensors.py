@@ -85,3 +85,13 @@ def write_tree(tree: Any, spec: TreeSpec, buffer: torch.Tensor) -> None:
     for value, slot in zip(pytree.tree_leaves(tree), spec.leaves, strict=True):
         if isinstance(slot, Slot):
             slot.view(buffer).copy_(value.detach())
+
+
+def packed(tree: Any) -> Any:
+    """Return a copy of a tree as it comes out of a buffer: strided as there, still wanting the gradients it did."""
+    spec = spec_of(tree)
+    buffer = torch.zeros(spec.nbytes, dtype=torch.uint8)
+    write_tree(tree, spec, buffer)
+    leaves = zip(pytree.tree_leaves(spec.read(buffer)), spec.leaves, strict=True)
+    wanting = [leaf.requires_grad_(slot.requires_grad) if isinstance(slot, Slot) else leaf for leaf, slot in leaves]
+    return pytree.tree_map(wanting.__getitem__, spec.skeleton)

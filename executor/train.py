@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cloudpickle
 import torch
@@ -22,6 +22,7 @@ from executor.pool import DevicePool
 from executor.prepare import Prepared, prepare
 from hydrasim.command import Command, Event
 from hydrasim.dataflow import BlockKey
+from hydrasim.errors import told
 from hydrasim.loop import run
 from hydrasim.mechanism import OURS, Mechanism
 from hydrasim.orchestrator import Orchestrator
@@ -45,12 +46,16 @@ class JobResult:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run did. peak_bytes: per device, its arena plus the most that units had alive beside it."""
+    """What a run did. The timeline's header has `peak_bytes` as the simulated one does, here measured."""
 
     jobs: dict[str, JobResult]
     timeline: Timeline
-    peak_bytes: tuple[int, ...]
     host_bytes: int
+
+    @property
+    def peak_bytes(self) -> tuple[int, ...]:
+        """Per device, the most that lay in its arena plus the most that units had alive beside it."""
+        return tuple(self.timeline.header["peak_bytes"])
 
     @property
     def makespan_s(self) -> float:
@@ -106,9 +111,9 @@ def train(
         if update_models:
             for part in prepared.partitions:
                 _write_back(part, store)
-        arenas = [arena.capacity for arena in orchestrator.residency.arenas]
-        peak_bytes = tuple(map(sum, zip(arenas, peaks, strict=True)))
-        return RunResult(_results(prepared, backend, store), timeline, peak_bytes, store.reserved_bytes)
+        peak_bytes = [arena.peak_bytes + peak for arena, peak in zip(orchestrator.residency.arenas, peaks, strict=True)]
+        timeline = replace(timeline, header=timeline.header | {"peak_bytes": peak_bytes})
+        return RunResult(_results(prepared, backend, store), timeline, store.reserved_bytes)
     except BaseException:
         own_pool.close()  # workers may be in the middle of anything
         raise
@@ -124,12 +129,14 @@ def _open(
     """Set up every worker and loader for the run."""
     assert orchestrator.residency is not None
     jobs = tuple(_job_setup(part, prepared.fused) for part in prepared.partitions)
+    retained_bytes = sum(part.retained_bytes for part in prepared.partitions)
     setups = []
     for index, (device, simulated) in enumerate(zip(prepared.devices, prepared.cluster.devices, strict=True)):
         arena_bytes = orchestrator.residency.arenas[index].capacity
         setups.append(
             Setup(
-                device, arena_bytes, simulated.memory_bytes - arena_bytes, store.nbytes, store.places, jobs,
+                device, arena_bytes, simulated.memory_bytes - arena_bytes + retained_bytes, store.nbytes,
+                store.places, jobs,
                 None if chaos_seed is None else chaos_seed * len(prepared.devices) + index, pool.has_link(index),
             )
         )  # fmt: skip
@@ -147,8 +154,7 @@ def _job_setup(part: Partition, fused: bool) -> JobSetup:
         payload = dump_without_weights((shards, part.job.loss_fn, recipes), list(itertools.chain(*parameters)))
     except Exception as reason:
         raise JobError(
-            f"job {part.job.name!r}: the optimizer cannot be sent to a worker process: "
-            f"{type(reason).__name__}: {reason}"
+            f"job {part.job.name!r}: the optimizer cannot be sent to a worker process: {told(reason)}"
         ) from reason
     return JobSetup(
         part.job.name,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from executor import randomness
 from executor.compute import backward, forward, loss_and_backward, step
 from executor.devices import DeviceMemory
 from executor.host_store import StoreView
-from executor.job import load_without_weights
-from executor.layout import ShardOnDevice, parameters_of
+from executor.job import load_without_weights, tensors_in
+from executor.layout import ShardLayout, ShardOnDevice, parameters_of
 from executor.messages import JobSetup, Setup
 from executor.tensors import Slot, TreeSpec, spec_of, write_tree
 from executor.transfer import spec_key
@@ -29,12 +32,11 @@ class _Job:
     def __init__(self, setup: JobSetup, memory: DeviceMemory) -> None:
         (shards, self.loss_fn, recipes), _ = load_without_weights(setup.payload)
         self.setup = setup
-        if memory.cuda_index is not None:
-            shards = [[layer.to(f"cuda:{memory.cuda_index}") for layer in layers] for layers in shards]
-        self.shards = [
-            ShardOnDevice(layers, recipe.make(parameters_of(layers)), layout)
-            for layers, recipe, layout in zip(shards, recipes, setup.layouts, strict=True)
-        ]
+        self.shards = []
+        for layers, recipe, layout in zip(shards, recipes, setup.layouts, strict=True):
+            parameters = parameters_of([layer.to(memory.place) for layer in layers])
+            optimizer = recipe.make(parameters)
+            self.shards.append(ShardOnDevice(layers, optimizer, state_on_host(layout, optimizer, parameters)))
 
 
 class Units:
@@ -43,21 +45,8 @@ class Units:
     def __init__(self, setup: Setup, store: StoreView, memory: DeviceMemory, specs: dict[Any, Any]) -> None:
         self._store, self._memory, self._specs = store, memory, specs
         self._jobs = {job.name: _Job(job, memory) for job in setup.jobs}
-        buffers = [
-            buffer
-            for job in self._jobs.values()
-            for shard in job.shards
-            for layer in shard.layers
-            for buffer in layer.buffers()
-        ]
-        self._tracker = memory.tracker
-        if self._tracker is not None:
-            self._tracker.exempt(buffers)
-
-    @property
-    def peak_bytes(self) -> int:
-        """The most bytes that units had alive outside the arena; 0 where nothing counts them."""
-        return 0 if self._tracker is None else self._tracker.peak_bytes
+        for job in self._jobs.values():
+            memory.exempt(tensors_in([shard.layers for shard in job.shards], job.loss_fn))
 
     def run(self, command: Command) -> float | None:
         """Run the command's unit; return the loss if the unit computed one that was trained on."""
@@ -67,8 +56,7 @@ class Units:
         blocks: Blocks = {_role(key, unit): (key, offset) for key, offset in command.places}
         state = self._state(job, unit.shard, blocks)
         shard.attach_parameters(state)
-        cuda = self._memory.cuda_index
-        randomness.restore(self._store.read_random(unit.job, unit.shard, unit.minibatch), cuda, job.setup.seed)
+        self._restore_random(unit, job)
         last = unit.shard == len(job.shards) - 1
         entry, flags = self._read(blocks["x"])
         with self._memory.computing():
@@ -87,7 +75,6 @@ class Units:
                 if "out" in blocks:
                     self._write(gradients, blocks["out"])
                 shard.clear_gradients()
-            self._memory.finish_compute()
         return loss
 
     def _backward(
@@ -146,10 +133,34 @@ class Units:
         self._specs[spec_key(key)] = spec
         write_tree(tree, spec, self._memory.arena[offset : offset + spec.nbytes])
 
+    def _restore_random(self, unit: ShardUnit, job: _Job) -> None:
+        generator, last = self._memory.generator, None
+        if generator is not None and unit.shard == 0 and unit.minibatch > 0:
+            # The loader, which hands the stream on between mini-batches, has no GPU and knows nothing of its part.
+            last = self._store.read_random(unit.job, len(job.shards), unit.minibatch - 1)
+        state = self._store.read_random(unit.job, unit.shard, unit.minibatch)
+        randomness.restore(state, generator, job.setup.seed, last)
+
     def _save_random(self, unit: ShardUnit) -> None:
         with _disable_current_modes():  # the generator's 5 kB lie on the host, whatever the device's budget
-            state = randomness.save(self._memory.cuda_index)
+            state = randomness.save(self._memory.generator)
         self._store.write_random(unit.job, unit.shard + 1, unit.minibatch, state)
+
+
+def state_on_host(
+    layout: ShardLayout, optimizer: torch.optim.Optimizer | None, parameters: Sequence[nn.Parameter]
+) -> ShardLayout:
+    """Say which optimizer state belongs in host memory even on a GPU; the pilot, on a CPU, cannot tell.
+
+    Source: torch's own rule in Optimizer.load_state_dict: `step`, unless the group is fused or capturable.
+    """
+    groups = [] if optimizer is None else optimizer.param_groups
+    on_device = {id(p) for group in groups if group.get("fused") or group.get("capturable") for p in group["params"]}
+    state = tuple(
+        replace(entry, on_host=entry.key == "step" and id(parameters[entry.parameter]) not in on_device)
+        for entry in layout.state
+    )
+    return replace(layout, state=state)
 
 
 def _role(key: BlockKey, unit: ShardUnit) -> str:

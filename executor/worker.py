@@ -13,19 +13,20 @@ import os
 import signal
 import socket
 import sys
-import threading
+from functools import partial
 from multiprocessing.connection import Connection
 
 import torch
 
 from executor.chaos import Chaos
 from executor.host_store import StoreView
-from executor.lanes import Completions, LaneThread
+from executor.lanes import Completions, LaneThread, Reporter
 from executor.messages import Broken, Done, Order, Setup
-from executor.process import receive_fd
+from executor.process import ending_with_parent, receive_fd
 from executor.transfer import Transfers
 from executor.units import Units
 from hydrasim.command import Kind, Lane
+from hydrasim.errors import told
 
 
 class Run:
@@ -33,18 +34,20 @@ class Run:
 
     def __init__(self, setup: Setup, store: StoreView, link_fd: int | None, connection: Connection) -> None:
         memory = setup.device.open(setup.arena_bytes, setup.working_bytes, link_fd)
-        chaos = None if setup.chaos_seed is None else Chaos(setup.chaos_seed, memory.arena)
+        memory.register_host(store.tensor(0, store.nbytes), store.allocated_bytes)
+        chaos = None if setup.chaos_seed is None else Chaos(setup.chaos_seed, memory)
         specs: dict[object, object] = {}
+        self._memory = memory
         self._units = Units(setup, store, memory, specs)
         self._transfers = Transfers(store, memory, specs, chaos)
         self._completions = Completions()
-        self._connection, self._sending = connection, threading.Lock()
         self._chaos = chaos
+        self._reporter = Reporter(partial(_send, connection))
         self._lanes = {
-            lane: LaneThread(lane.value, self._execute, self._report, self._completions)
+            lane: LaneThread(lane.value, self._execute, self._reporter.report, self._completions)
             for lane in (Lane.H2D, Lane.COMPUTE, Lane.D2H)
         }
-        for thread in self._lanes.values():
+        for thread in (self._reporter, *self._lanes.values()):
             thread.start()
 
     def submit(self, orders: list[Order]) -> None:
@@ -60,12 +63,19 @@ class Run:
             self._completions.done(number)
 
     def close(self) -> int:
-        """End the lanes; return the most bytes that units had alive outside the arena."""
+        """End the lanes and give the device's memory back; return the most bytes alive outside the arena."""
         for thread in self._lanes.values():
             thread.stop()
         for thread in self._lanes.values():
             thread.join()
-        return self._units.peak_bytes
+        self._reporter.stop()
+        self._reporter.join()
+        self._lanes.clear()
+        del self._units, self._transfers
+        gc.collect()  # modules and optimizers refer to each other, and to the arena
+        peak_bytes = self._memory.peak_bytes
+        self._memory.close()
+        return peak_bytes
 
     def _execute(self, order: Order) -> float | None:
         if self._chaos is not None:
@@ -78,12 +88,12 @@ class Run:
             self._transfers.store(order)
         return None
 
-    def _report(self, message: Done | Broken) -> None:
-        with self._sending:
-            try:
-                self._connection.send(message)
-            except (BrokenPipeError, OSError):
-                os._exit(1)  # the parent is gone; nobody is left to work for
+
+def _send(connection: Connection, messages: list[Done | Broken]) -> None:
+    try:
+        connection.send(messages)
+    except (BrokenPipeError, OSError):
+        os._exit(1)  # the parent is gone; nobody is left to work for
 
 
 def main() -> None:
@@ -109,13 +119,14 @@ def main() -> None:
                 store = StoreView(store_fd, message.store_bytes, message.places)
                 run = Run(message, store, link_fd, connection)
                 connection.send("ready")
+            except (BrokenPipeError, ConnectionResetError):
+                raise
             except Exception as error:
-                connection.send(Broken(-1, "setup", f"{type(error).__name__}: {error}"))
+                connection.send(Broken(-1, "setup", told(error)))
         elif message == "close":
             assert run is not None
             peak_bytes = run.close()
-            run = store = None
-            gc.collect()  # the arena goes before the next run reserves its own
+            run = store = None  # with it the arena, before the next run reserves its own
             os.close(store_fd)
             if link_fd is not None:
                 os.close(link_fd)
@@ -127,4 +138,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_with_parent():
+        main()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,24 +13,33 @@ from typer.core import TyperGroup
 
 from experiments import live, report
 from experiments.inputs import Inputs, output_option, takes_inputs
-from hydrasim.errors import HydraError, ShardTooLarge
+from hydrasim.errors import HydraError, ShardTooLarge, told
 
 MISTAKE, INTERRUPTED = 2, 130  # exit codes
 DEFAULT_POLICY = "resident-lrtf"
 
 
 class Commands(TyperGroup):
-    """Turns a user's mistake into one message and exit code 2, and Ctrl-C into 130."""
+    """Turns a user's mistake, and what the system refuses, into one message and exit code 2; Ctrl-C into 130."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
         except HydraError as error:
             report.print_error(f"{type(error).__name__}: {error}")
+            raise typer.Exit(MISTAKE) from None
+        except BrokenPipeError:
+            raise  # whoever read the output has seen enough
+        except (OSError, MemoryError) as error:
+            report.print_error(f"the system refused: {told(error)}")
+            with suppress(OSError):
+                sys.stdout.flush()  # or it would be tried again at exit, and complained about
             raise typer.Exit(MISTAKE) from None
         except KeyboardInterrupt:
             report.print_error("interrupted")
             raise typer.Exit(INTERRUPTED) from None
+        return result
 
 
 app = typer.Typer(

@@ -7,25 +7,24 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from executor import CpuDevice, CudaDevice, DevicePool, Prepared, RunResult, TorchJob, train
+from executor import CpuDevice, CudaDevice, DevicePool, Prepared, RunResult, train
 from executor.devices import Device
 from executor.errors import DeviceError
-from executor.partition import partition_arena, reserved_bytes
-from executor.pilot import JobPilot
 from executor.profiler import MINIBATCHES, ROUNDS, profile
+from experiments.progress import Progress, on_compute
 from experiments.reference_run import digests, reference_results
+from experiments.suite import prepare_within_budget, state_bytes
 from experiments.workloads import WORKLOADS, gpt_jobs
 from hydrasim import perfetto
-from hydrasim.command import Event, Kind
 from hydrasim.compare import Comparison, compare
 from hydrasim.dataflow import aligned
-from hydrasim.files import write_text
+from hydrasim.files import make_folder, write_text
 from hydrasim.gantt import draw
 from hydrasim.plan import Plan
 from hydrasim.planning import make_plan
@@ -72,14 +71,6 @@ class Demo:
         )
 
 
-class Progress:
-    """What the demo reports while it runs; the command line draws it, tests ignore it."""
-
-    def step(self, title: str, total: int) -> Callable[[], None]:
-        """Begin a step of so many ticks; return what to call for each."""
-        return lambda: None
-
-
 def run_demo(
     workload: str = "demo", *, device: str = "cpu", rounds: int = ROUNDS, progress: Progress | None = None,
     folder: Path | None = None,
@@ -91,7 +82,7 @@ def run_demo(
     """
     progress = progress or Progress()
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     progress.step("cut the models into shards", 0)
     prepared = demo_prepared(workload, device)
     with DevicePool(prepared.devices) as pool:
@@ -122,24 +113,6 @@ def demo_prepared(workload: str, device: str) -> Prepared:
     return prepare_within_budget(gpt_jobs(WORKLOADS[workload]), partial(_devices, device), BUDGET_FRACTION)
 
 
-def prepare_within_budget(
-    jobs: Sequence[TorchJob], devices: Callable[[int], Sequence[Device]], fraction: float
-) -> Prepared:
-    """Cut jobs for devices that hold a fraction of the largest model's state, beside the activation peak.
-
-    devices: makes them from bytes of memory.
-    """
-    pilots = [JobPilot(job) for job in jobs]
-    arena_bytes = int(fraction * max(_state_bytes(job) for job in jobs))
-    parts = partition_arena(pilots, arena_bytes)
-    return Prepared(tuple(parts), tuple(devices(arena_bytes + reserved_bytes(parts))))
-
-
-def _state_bytes(job: TorchJob) -> int:
-    """Weights, gradients and AdamW's two moments, in bytes."""
-    return sum(4 * parameter.numel() * parameter.element_size() for parameter in job.module.parameters())
-
-
 def _devices(kind: str, memory_bytes: int) -> list[Device]:
     if kind == "cpu":
         return [CpuDevice(memory_bytes)] * NUM_DEVICES
@@ -153,7 +126,7 @@ def _devices(kind: str, memory_bytes: int) -> list[Device]:
 def _profile(prepared: Prepared, pool: DevicePool, rounds: int, folder: Path | None, progress: Progress) -> Profile:
     tick = progress.step("profile units and copies", rounds * prepared.limited(MINIBATCHES).workload.num_units)
     path = None if folder is None else folder / "profile.json"
-    return profile(prepared, pool=pool, rounds=rounds, path=path, on_event=_on_compute(tick))
+    return profile(prepared, pool=pool, rounds=rounds, path=path, on_event=on_compute(tick))
 
 
 def _execute(
@@ -163,7 +136,7 @@ def _execute(
     tick = progress.step(f"execute the plan of {policy}", prepared.workload.num_units)
     modules = {part.job.name: part.job.module for part in prepared.partitions}
     before = {name: copy.deepcopy(module.state_dict()) for name, module in modules.items()}
-    result = train(prepared, plan=plan, pool=pool, on_event=_on_compute(tick))
+    result = train(prepared, plan=plan, pool=pool, on_event=on_compute(tick))
     found = {
         name: digests(dict(module.named_parameters()), result.jobs[name].optimizer_state)
         for name, module in modules.items()
@@ -173,18 +146,10 @@ def _execute(
     return Executed(policy, plan, simulated, result, found)
 
 
-def _on_compute(tick: Callable[[], None]) -> Callable[[Event], None]:
-    def on_event(event: Event) -> None:
-        if event.command.kind is Kind.COMPUTE:
-            tick()
-
-    return on_event
-
-
 def summary(demo: Demo) -> dict[str, Any]:
     """Return the demo's figures; gains are the worst plan's makespan over the best one's."""
     best, worst, prepared = demo.best, demo.worst, demo.prepared
-    largest = max(_state_bytes(part.job) for part in prepared.partitions)
+    largest = max(state_bytes(part.job) for part in prepared.partitions)
     memory_bytes = min(device.memory_bytes for device in prepared.cluster.devices)
     working_bytes = aligned(prepared.workload.working_bytes)
     return {

@@ -20,7 +20,7 @@ import typer
 from executor import CpuDevice, DevicePool, Prepared, TorchJob, prepare, train
 from executor.profiler import profile
 from experiments.workloads import GptSpec, gpt_jobs
-from hydrasim.files import write_text
+from hydrasim.files import make_folder, write_text
 from hydrasim.planning import make_plan
 
 POLICIES = ("model-parallel", "task-parallel", "sharded-lrtf")
@@ -72,8 +72,8 @@ def main(
     repeats: Annotated[int, typer.Option(min=1)] = 5,
 ) -> None:
     """Execute Fig. 6 and write summary.json."""
+    make_folder(output)
     found = run(minibatches, repeats)
-    output.mkdir(parents=True, exist_ok=True)
     write_text(output / "summary.json", json.dumps(found, indent=1) + "\n")
     for policy, row in found["rows"].items():
         typer.echo(f"{policy}: simulated {row['simulated_ratio']:.2f}x SHARP, measured {row['measured_ratio']:.2f}x")

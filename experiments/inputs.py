@@ -16,15 +16,18 @@ import typer
 from hydrasim.cluster import GIB, Cluster, Device, Link
 from hydrasim.errors import ClusterError, HydraError, WorkloadError
 from hydrasim.files import read_cluster, read_text, read_workload
-from hydrasim.mechanism import EFFECTS, MECHANISMS, Effects, Mechanism
+from hydrasim.mechanism import ALL_EFFECTS, EFFECTS, MECHANISMS, Effects, Mechanism
 from hydrasim.presets import PRESETS, Preset, make_preset
 from hydrasim.profile import CostModel, Profile, StatedCosts
+from hydrasim.schemas import MAX_COPIES
 from hydrasim.workload import Workload
 
 _FACTORS = {"": 1} | {
     unit + i: base**power for i, base in (("", 1000), ("i", 1024)) for power, unit in enumerate("kmgt", 1)
 }
 _QUANTITY = re.compile(r"([0-9.]+)\s*([kmgt]i?|)b?", re.IGNORECASE)
+
+MAX_WORKERS = 64  # each emulated device is a process with torch in it
 
 Result = TypeVar("Result")
 
@@ -64,6 +67,18 @@ def output_option(*names: str, text: str) -> Any:
     return typer.Option(*names, metavar="FILE", help=text, callback=check)
 
 
+def output_folder(*names: str, text: str) -> Any:
+    """Return an option that names a folder to write into; that it can be one is checked before any work is done."""
+
+    def check(path: Path | None) -> Path | None:
+        there = None if path is None else next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+        if there is not None and not there.is_dir():
+            raise typer.BadParameter(f"{path} cannot be a folder, since {there} is a file.")
+        return path
+
+    return typer.Option(*names, metavar="FOLDER", help=text, callback=check)
+
+
 WorkloadFile = Annotated[
     Path | None,
     typer.Argument(metavar="WORKLOAD", help="A workload (.yaml, .json), a profile (.json), or file.py:function."),
@@ -71,11 +86,15 @@ WorkloadFile = Annotated[
 PresetName = Annotated[
     str | None, typer.Option(help=f"A ready-made world instead of WORKLOAD: {', '.join(PRESETS)}.", metavar="NAME")
 ]
-Models = Annotated[int | None, typer.Option(min=1, help="How many models; goes with --preset paper-fig7.")]
+Models = Annotated[
+    int | None, typer.Option(min=1, max=MAX_COPIES, help="How many models; goes with --preset paper-fig7.")
+]
 Kind = Annotated[str | None, typer.Option(help="homogeneous or heterogeneous; goes with --preset paper-fig7.")]
 Scale = Annotated[float | None, typer.Option(help="Share of the unit counts kept; goes with --preset paper-fig7.")]
 ClusterFile = Annotated[Path | None, typer.Option("--cluster", metavar="FILE", help="A cluster (.yaml, .json).")]
-Devices = Annotated[int | None, typer.Option(min=1, help="How many equal devices, instead of --cluster.")]
+Devices = Annotated[
+    int | None, typer.Option(min=1, max=MAX_COPIES, help="How many equal devices, instead of --cluster.")
+]
 Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory of each device, such as 2GiB.")]
 LinkRate = Annotated[
     str | None,
@@ -83,7 +102,11 @@ LinkRate = Annotated[
 ]
 EffectsName = Annotated[
     str | None,
-    typer.Option("--effects", callback=one_of("effects", EFFECTS), help="theory (no memory) or transfers."),
+    typer.Option(
+        "--effects",
+        callback=one_of("effects", EFFECTS),
+        help=f"What is simulated, each with those before it: {', '.join(EFFECTS)}.",
+    ),
 ]
 MechanismName = Annotated[
     str,
@@ -132,12 +155,12 @@ def read_inputs(
     assert workload is not None
     if ".py:" in str(workload):
         return _from_jobs(
-            str(workload), cluster, devices, memory, link, _effects(effects) or "transfers", machine, seed
+            str(workload), cluster, devices, memory, link, _effects(effects) or ALL_EFFECTS, machine, seed
         )
     for option, value in (("--models", models), ("--kind", kind), ("--scale", scale)):
         if value is not None:
             raise WorkloadError(f"{option} goes with --preset; {workload} says itself what it holds.")
-    ladder = _effects(effects) or "transfers"
+    ladder = _effects(effects) or ALL_EFFECTS
     theory = ladder == "theory"
     if _is_profile(workload):
         profile = Profile.read(workload)
@@ -211,6 +234,8 @@ def _from_jobs(
 
     if cluster is not None or devices is None or memory is None:
         raise ClusterError("real jobs are cut for their devices: say --devices N --memory SIZE, without --cluster.")
+    if devices > MAX_WORKERS:
+        raise ClusterError(f"real jobs are cut for up to {MAX_WORKERS} devices, not {devices}.")
     prepared = prepare_jobs(location, "cpu", devices, memory, link, mechanism)
     costs = StatedCosts(prepared.workload, prepared.cluster)
     return Inputs(prepared.workload, prepared.cluster, costs, effects, mechanism, seed)
@@ -245,7 +270,8 @@ def _cluster(
                 raise ClusterError(f"{option} does not go with --cluster; {file} says it itself.")
         return read_cluster(file)
     if devices is not None:
-        base = Cluster.of(devices, _pattern(base, memory, kinds, theory))
+        pattern = _pattern(base, memory, kinds, theory)
+        base = Cluster((pattern,) * devices, None if base is None else base.host_cores)
     if base is None:
         raise ClusterError("say where to train: --cluster FILE, or --devices N --memory SIZE [--link RATE].")
     changes: dict[str, Any] = {}
@@ -253,7 +279,7 @@ def _cluster(
         changes["memory_bytes"] = parse_bytes(memory)
     if link is not None:
         changes["h2d"] = changes["d2h"] = Link(parse_rate(link))
-    return Cluster(tuple(replace(device, **changes) for device in base.devices))
+    return replace(base, devices=tuple(replace(device, **changes) for device in base.devices))
 
 
 def _pattern(base: Cluster | None, memory: str | None, kinds: tuple[str, ...], theory: bool) -> Device:

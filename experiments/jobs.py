@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.inputs import parse_bytes, parse_rate
-from hydrasim.errors import HydraError, WorkloadError
+from hydrasim.errors import HydraError, WorkloadError, told
 from hydrasim.mechanism import Mechanism
 
 if TYPE_CHECKING:
     from executor import Prepared
     from executor.devices import Device
+
+
+_MARK = "_is_hydrasim_jobs_file"  # another file may take its place
 
 
 def load_jobs(location: str) -> list[Any]:
@@ -27,21 +30,26 @@ def load_jobs(location: str) -> list[Any]:
     path, _, name = location.rpartition(":")
     if not Path(path).is_file() or not path.endswith(".py"):
         raise WorkloadError(f"{location!r} is not file.py:function; there is no Python file {path!r}.")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    stem = Path(path).stem
+    there = sys.modules.get(stem)
+    if stem in sys.stdlib_module_names or (there is not None and not hasattr(there, _MARK)):
+        raise WorkloadError(f"{path!r} is called like the module {stem!r}, which is in use; give it another name.")
+    spec = importlib.util.spec_from_file_location(stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    setattr(module, _MARK, True)
     sys.modules[spec.name] = module
     sys.path.insert(0, str(Path(path).resolve().parent))  # workers import what the user's file defines
     try:
         spec.loader.exec_module(module)
-        jobs = getattr(module, name)()
-    except AttributeError as error:
-        raise WorkloadError(f"{path} has no function {name!r}: {error}.") from error
+        if not callable(function := getattr(module, name, None)):
+            raise WorkloadError(f"{path} has no function {name!r}; name the one that returns the TorchJobs.")
+        jobs = function()
     except HydraError:
         raise
-    except Exception as error:
-        raise WorkloadError(f"{location} failed: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise WorkloadError(f"{location} failed: {told(error)}") from error
     if not isinstance(jobs, (list, tuple)) or not jobs or not all(isinstance(job, TorchJob) for job in jobs):
         raise WorkloadError(f"{location} must return a list of executor.TorchJob; it returned {type(jobs).__name__}.")
     return list(jobs)

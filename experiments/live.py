@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments import report
-from experiments.inputs import one_of, output_option
+from experiments.inputs import MAX_WORKERS, one_of, output_folder, output_option
 from experiments.jobs import check_cuda, prepare_jobs
 from experiments.live_report import print_demo, print_run, print_validation, run_fields, steps
+from hydrasim.disk import make_folder, replacing
 from hydrasim.errors import HydraError
 from hydrasim.mechanism import MECHANISMS, OURS
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 Jobs = Annotated[
     str, typer.Argument(metavar="JOBS", help="A Python function that returns TorchJobs, file.py:function.")
 ]
-Devices = Annotated[int, typer.Option(min=1, help="How many devices.")]
+Devices = Annotated[int, typer.Option(min=1, max=MAX_WORKERS, help="How many devices.")]
 Memory = Annotated[str, typer.Option(metavar="SIZE", help="Memory of each device, such as 64MiB.")]
 LinkRate = Annotated[
     str | None, typer.Option("--link", metavar="RATE", help="Emulate links of this speed, such as 1GB/s.")
@@ -37,9 +38,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing el
 
 def demo(
     device: DeviceKind = "cpu",
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the files go.")] = Path(
-        "results/demo"
-    ),
+    output: Annotated[Path, output_folder("--output", "-o", text="Where the files go.")] = Path("results/demo"),
     smoke: Annotated[bool, typer.Option("--smoke", help="A few mini-batches a job, for a quick check.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -121,7 +120,7 @@ def execute(
     gantt: Annotated[Path | None, output_option("--gantt", text="Draw the timeline (.png, .pdf, .svg).")] = None,
     trace: Annotated[Path | None, output_option("--trace", text="Write a trace for ui.perfetto.dev (.json).")] = None,
     weights: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write each job's weights there (.safetensors).")
+        Path | None, output_folder("--weights", text="Write each job's weights there (.safetensors).")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -130,6 +129,8 @@ def execute(
     from hydrasim.plan import Plan
     from hydrasim.profile import Profile
 
+    if weights is not None:
+        make_folder(weights)
     followed = None if plan is None else Plan.read(plan)
     beliefs = None if profile_file is None else Profile.read(profile_file)
     prepared = prepare_jobs(jobs, device, devices, memory, link, MECHANISMS[mechanism], unfused)
@@ -148,51 +149,43 @@ def execute(
 
 
 def validate(
-    jobs: Annotated[
-        str | None, typer.Argument(metavar="[JOBS]", help="file.py:function; without it, the demo's.")
-    ] = None,
-    policies: Annotated[str, typer.Option(metavar="A,B", help="Whose plans to execute.")] = "",
-    profile_file: Annotated[
-        Path | None, typer.Option("--profile", metavar="FILE", help="Else one is measured.")
-    ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="How often each plan is executed.")] = 9,
-    minibatches: Annotated[int | None, typer.Option(min=2, help="Stop every job after so many.")] = None,
+    suite: Annotated[
+        str, typer.Argument(metavar="[SUITE|JOBS]", help="A suite (standard, smoke), or file.py:function.")
+    ] = "standard",
+    case: Annotated[str, typer.Option(metavar="NAME", help="Only this case of the suite.")] = "",
+    repeats: Annotated[int, typer.Option(min=1, help="How often each plan is executed.")] = 3,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where all files go.")] = None,
+    policies: Annotated[str, typer.Option(metavar="A,B", help="With JOBS: whose plans to execute.")] = "",
+    minibatches: Annotated[int | None, typer.Option(min=2, help="With JOBS: stop every job after so many.")] = None,
     devices: Devices = 2,
     memory: Memory = "1GiB",
     link: LinkRate = None,
     device: DeviceKind = "cpu",
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where all files go.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Hold predictions against reality: simulate plans, hash them, execute them, report signed errors."""
-    from executor import DevicePool
-    from executor.profiler import MINIBATCHES, ROUNDS
-    from executor.profiler import profile as measure
-    from experiments.demo import demo_prepared
-    from experiments.validation import validate as run_validation
-    from hydrasim.compare import compare
-    from hydrasim.profile import Profile
+    from experiments import validation
+    from experiments.fidelity import Validation
+    from experiments.suite import find_cases
 
-    check_cuda(device)
-    if jobs is None:
-        prepared = demo_prepared("demo", device)
-    else:
-        prepared = prepare_jobs(jobs, device, devices, memory, link, OURS)
-    prepared = prepared if minibatches is None else prepared.limited(minibatches)
-    with DevicePool(prepared.devices) as pool:
-        if profile_file is None:
-            total = ROUNDS * prepared.limited(MINIBATCHES).workload.num_units
-            with report.unit_progress(total, "profiling", quiet=as_json) as on_event:
-                found = measure(prepared, pool=pool, on_event=on_event)
+    if output is not None:
+        make_folder(output)
+    with steps(quiet=as_json) as progress:
+        if ".py:" in suite:
+            prepared = prepare_jobs(suite, device, devices, memory, link, OURS)
+            prepared = prepared if minibatches is None else prepared.limited(minibatches)
+            names = [name.strip() for name in policies.split(",") if name.strip()]
+            folder = None if output is None else output / "jobs"
+            case_done = validation.run_jobs(
+                suite.rpartition(":")[2], prepared, names, repeats=repeats, folder=folder, progress=progress
+            )
+            done = Validation((case_done,))
         else:
-            found = Profile.read(profile_file)
-        names = [name.strip() for name in policies.split(",") if name.strip()]
-        if not names:
-            table = compare(prepared.workload, prepared.cluster, costs=found.costs(prepared.cluster))
-            names = [table.best.policy, table.worst_work_conserving.policy]
-        total = repeats * len(names) * prepared.workload.num_units
-        with report.unit_progress(total, "validating", quiet=as_json) as on_event:
-            done = run_validation(prepared, found, names, repeats=repeats, folder=output, pool=pool, on_event=on_event)
+            done = validation.run_suite(find_cases(suite, case), repeats=repeats, folder=output, progress=progress)
+            if output is not None:
+                done = validation.read_evidence(find_cases(suite), output)
+    if output is not None:
+        validation.write_evidence(done, output)
     if as_json:
         report.print_json(done.summary())
     else:
@@ -200,9 +193,14 @@ def validate(
 
 
 def _save_weights(prepared: Prepared, folder: Path) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
     for part in prepared.partitions:
         tensors = {name: parameter.detach().contiguous() for name, parameter in part.job.module.named_parameters()}
-        save_file(tensors, folder / f"{part.job.name}.safetensors")
+        path = folder / f"{part.job.name}.safetensors"
+        with replacing(path) as temporary:
+            try:
+                save_file(tensors, temporary)
+            except SafetensorError as reason:
+                raise HydraError(f"cannot write {path}: {reason}.") from None

@@ -53,21 +53,24 @@ def print_validation(done: Validation) -> None:
     """Print each plan's prediction beside what was measured."""
     rows = [
         (
-            case.policy,
-            report.seconds(case.simulated_s),
-            report.seconds(case.median_s),
-            f"{100 * case.error_fraction:+.1f} %",
-            f"{100 * case.naive_error_fraction:+.1f} %",
-            f"{100 * case.spread_fraction:.1f} %",
+            f"{case.name}: {plan.policy}",
+            report.seconds(plan.simulated_s),
+            report.seconds(plan.median_s),
+            f"{100 * plan.error_fraction:+.1f} %",
+            f"{100 * plan.naive_error_fraction:+.1f} %",
+            f"{100 * plan.spread_fraction:.1f} %",
         )
         for case in done.cases
+        for plan in case.plans
     ]
-    report.print_table(("policy", "simulated", done.label, "error", "naive error", "repeat spread"), rows)
     fields = done.summary()
-    skill = "-" if fields["skill"] is None else f"{fields['skill']:.2f}"
-    typer.echo(
-        f"median error {100 * fields['median_error_fraction']:.1f} %, skill {skill} (below 1 beats the naive predictor)"
-    )
+    report.print_table(("plan", "simulated", "/".join(fields["labels"]), "error", "naive error", "repeat spread"), rows)
+    line = f"median error {100 * fields['median_error_fraction']:.1f} %"
+    if fields["skill"] is not None:
+        line += f", skill {fields['skill']:.2f} where the naive predictor errs (below 1 beats it)"
+    if fields["kendall_tau"] is not None:
+        line += f", Kendall's tau {fields['kendall_tau']:.2f} over {fields['num_separable_pairs']} pairs of plans"
+    typer.echo(line)
 
 
 def print_demo(demo: Demo, folder: Path) -> None:
@@ -105,7 +108,7 @@ def print_demo(demo: Demo, folder: Path) -> None:
 @contextmanager
 def steps(*, quiet: bool) -> Iterator[Any]:
     """Show each step of the demo as a line with a bar on standard error."""
-    from experiments.demo import Progress
+    from experiments.progress import Progress
 
     if quiet:
         yield Progress()

@@ -76,6 +76,31 @@ def byte_gpt(width: int, depth: int, num_heads: int, *, context: int, dropout: f
     return nn.Sequential(Embedding(width, context, dropout), *blocks, Head(width))
 
 
+class WindowEmbedding(nn.Module):
+    """One vector for a whole window of bytes: (B, T) to (B, D)."""
+
+    def __init__(self, width: int, context: int) -> None:
+        super().__init__()
+        self.token = nn.Embedding(VOCABULARY, 16)
+        self.mix = nn.Linear(16 * context, width)
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:  # noqa: N803
+        """Return the window's vector."""
+        return self.mix(self.token(tokens_BT).flatten(1))
+
+
+def byte_mlp(width: int, depth: int, *, context: int, seed: int) -> nn.Sequential:
+    """Build a byte-level MLP that predicts the byte after a window: much state for little computation."""
+    torch.manual_seed(seed)
+    layers = [nn.Sequential(nn.Linear(width, width), nn.GELU()) for _ in range(depth)]
+    return nn.Sequential(WindowEmbedding(width, context), *layers, nn.Linear(width, VOCABULARY))
+
+
+def window_byte_loss(logits_BV: Tensor, targets_BT: Tensor) -> Tensor:  # noqa: N803
+    """Return the mean cross-entropy of the byte after the window, in nats."""
+    return functional.cross_entropy(logits_BV, targets_BT[:, -1])
+
+
 def next_byte_loss(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:  # noqa: N803
     """Return the mean cross-entropy of the next byte, in nats."""
     return functional.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hydrasim.command import Finished, Kind
+from hydrasim.compare import ratio
 from hydrasim.dag import lower_bounds
 from hydrasim.planning import host_bytes
 
@@ -29,8 +31,8 @@ _NUM_UPDATES = 200  # of a progress bar
 
 
 def print_json(fields: object) -> None:
-    """Print one JSON value to standard output, and nothing else."""
-    typer.echo(json.dumps(fields, indent=1, allow_nan=False))
+    """Print one JSON value to standard output, and nothing else; what JSON cannot say (a NaN loss) is null."""
+    typer.echo(json.dumps(_sayable(fields), indent=1, allow_nan=False))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, text: bool = False) -> None:
@@ -52,8 +54,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, text: 
 
 
 def print_error(message: str) -> None:
-    """Print a message to standard error."""
-    typer.echo(message, err=True)
+    """Print a message to standard error; signs that would steer a terminal are spelt out."""
+    typer.echo("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message), err=True)
 
 
 def seconds(value: float) -> str:
@@ -89,7 +91,7 @@ def result_fields(timeline: Timeline, inputs: Inputs) -> dict[str, Any]:
         **timeline.header,
         "makespan_s": timeline.makespan_s,
         "bound_s": least_s,
-        "ratio_to_bound": timeline.makespan_s / least_s if least_s else None,
+        "ratio_to_bound": ratio(timeline.makespan_s, least_s),
         "utilization": timeline.utilization(),
         "moved_bytes": timeline.moved_bytes,
         "num_units": inputs.workload.num_units,
@@ -98,10 +100,10 @@ def result_fields(timeline: Timeline, inputs: Inputs) -> dict[str, Any]:
 
 def summary(timeline: Timeline, inputs: Inputs) -> str:
     """Say in one line what a run came to."""
-    least_s = bound_s(inputs)
-    ratio = f" ({timeline.makespan_s / least_s:.2f}x bound)" if least_s else ""
+    times = ratio(timeline.makespan_s, bound_s(inputs))
+    bound = "" if times is None else f" ({times:.2f}x bound)"
     return (
-        f"{timeline.header['label']}: makespan {seconds(timeline.makespan_s)}{ratio}, "
+        f"{timeline.header['label']}: makespan {seconds(timeline.makespan_s)}{bound}, "
         f"idle {percent(1 - timeline.utilization())}, moved {size(timeline.moved_bytes)}"
     )
 
@@ -229,6 +231,14 @@ def step_progress(num_steps: int, what: str, *, quiet: bool) -> Iterator[Callabl
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=num_steps)
         yield lambda count: bar.advance(task, count)
+
+
+def _sayable(fields: Any) -> Any:
+    if isinstance(fields, dict):
+        return {key: _sayable(value) for key, value in fields.items()}
+    if isinstance(fields, (list, tuple)):
+        return [_sayable(value) for value in fields]
+    return None if isinstance(fields, float) and not math.isfinite(fields) else fields
 
 
 def _row_cells(row: Row) -> tuple[str, ...]:

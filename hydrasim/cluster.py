@@ -33,13 +33,19 @@ class Link:
 
 @dataclass(frozen=True)
 class Device:
-    """One accelerator. speed divides the seconds of a reference device of speed 1."""
+    """One accelerator.
+
+    speed: divides the seconds of a reference device of speed 1. root_complex: devices that name the same
+    one share the bandwidth of their links. on_host: it is emulated, and computes on the host's cores.
+    """
 
     memory_bytes: int
     speed: float = 1.0
     h2d: Link = field(default_factory=Link)
     d2h: Link = field(default_factory=Link)
     kind: str = "simulated"
+    root_complex: str = ""
+    on_host: bool = False
 
     def __post_init__(self) -> None:
         if self.memory_bytes < 1:
@@ -50,11 +56,17 @@ class Device:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The devices of one host; a device is named by its index."""
+    """The devices of one host; a device is named by its index.
+
+    host_cores: what emulated devices, copies at memory speed and loaders compute on; None for plenty.
+    """
 
     devices: tuple[Device, ...]
+    host_cores: int | None = None
 
     def __post_init__(self) -> None:
+        if self.host_cores is not None and self.host_cores < 1:
+            raise ClusterError(f"host_cores is {self.host_cores}; it must be at least 1.")
         if not self.devices:
             raise ClusterError("the cluster has no devices; give it at least one.")
 

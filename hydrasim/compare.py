@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hydrasim.dag import critical_path_s, lower_bounds, minibatch_dag
 from hydrasim.dataflow import dataflow
 from hydrasim.errors import HydraError, PolicyError
-from hydrasim.mechanism import OURS, Effects, Mechanism
+from hydrasim.mechanism import ALL_EFFECTS, OURS, Effects, Mechanism
 from hydrasim.planning import make_plan
 from hydrasim.policies import Policy, make_policy
 from hydrasim.policies import policies as registered
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from hydrasim.cluster import Cluster
     from hydrasim.timeline import Timeline
+
+
+_NEXT_TO_NOTHING_S = 1e-12
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def compare(
     *,
     costs: CostModel | None = None,
     mechanism: Mechanism = OURS,
-    effects: Effects = "transfers",
+    effects: Effects = ALL_EFFECTS,
     seed: int = 0,
     on_policy: Callable[[Row], None] | None = None,
 ) -> Comparison:
@@ -119,7 +122,9 @@ def compare(
     for policy in chosen:
         try:
             if transfers:
-                _, timeline = make_plan(workload, cluster, policy, costs=costs, mechanism=mechanism, seed=seed)
+                _, timeline = make_plan(
+                    workload, cluster, policy, costs=costs, mechanism=mechanism, effects=effects, seed=seed
+                )
             else:
                 timeline = simulate(
                     workload, cluster, policy, costs=costs, mechanism=mechanism, effects=effects, seed=seed
@@ -159,6 +164,11 @@ def naive_s(workload: Workload, cluster: Cluster, costs: CostModel, *, transfers
     return max(longest, _spread_s(compute), _spread_s(loads), _spread_s(stores))
 
 
+def ratio(makespan_s: float, bound_s: float) -> float | None:
+    """Return how many times the bound a makespan is; None where the bound says nothing."""
+    return makespan_s / bound_s if bound_s > _NEXT_TO_NOTHING_S else None
+
+
 def _spread_s(alone_s: list[float]) -> float:
     """Return the seconds of work that each device would take alone_s for, when all of them share it."""
     return 0.0 if min(alone_s) == 0 else 1 / sum(1 / seconds for seconds in alone_s)
@@ -169,7 +179,7 @@ def _row(policy: Policy, timeline: Timeline, bound_s: float) -> Row:
         policy.name,
         policy.work_conserving,
         timeline.makespan_s,
-        timeline.makespan_s / bound_s if bound_s else None,
+        ratio(timeline.makespan_s, bound_s),
         timeline.utilization(),
         timeline.moved_bytes,
         sum(span.kind == "load" for span in timeline.spans),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_MAX_LETTERS = 500
+
 
 class HydraError(Exception):
     """Base of all errors raised on purpose; the command line prints its message and exits with 2."""
@@ -37,3 +39,17 @@ class TimelineError(HydraError, ValueError):
 
 class StallError(HydraError, RuntimeError):
     """Commands are left, but none of them can ever start."""
+
+
+def told(reason: BaseException) -> str:
+    """Return an exception's type and message; one of a user's own may fail to give any, or give a book."""
+    try:
+        text = shortened(str(reason))
+    except Exception:
+        text = "(its message cannot be read)"
+    return f"{type(reason).__name__}: {text}" if text else type(reason).__name__
+
+
+def shortened(text: str) -> str:
+    """Return the text, cut where it would fill the screen: a file's fields, and so messages, know no bounds."""
+    return text if len(text) <= _MAX_LETTERS else f"{text[:_MAX_LETTERS]} ... ({len(text):,} letters)"

@@ -4,64 +4,55 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from hydrasim.cluster import Cluster, Device, Link
-from hydrasim.errors import ClusterError, HydraError, ProfileError, WorkloadError
-from hydrasim.profile import KindProfile, Measurement, Profile
-from hydrasim.schemas import ClusterFile, MeasurementFile, ProfileFile, WorkloadFile
+from hydrasim.disk import make_folder, read_text, write_text  # noqa: F401 - for those who use this door
+from hydrasim.errors import ClusterError, HydraError, ProfileError, WorkloadError, shortened, told
+from hydrasim.profile import KindProfile, Measurement, Profile, UnitKind
+from hydrasim.schemas import MAX_COPIES, MAX_SHARDS, ClusterFile, MeasurementFile, ProfileFile, UnitFile, WorkloadFile
 from hydrasim.workload import Phase, Shard, TrainingJob, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAX_FILE_BYTES = 1 << 30
+MAX_YAML_BYTES = 1 << 22  # takes the parser several seconds, and a hundred times its memory
 _MAX_DEPTH = 32
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def read_text(path: Path, error: type[HydraError]) -> str:
-    """Read a text file, or raise `error` with a sentence that says what is wrong with it."""
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise error(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB; this is no file of ours.")
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as reason:
-        raise error(f"cannot read {path}: {getattr(reason, 'strerror', None) or reason}.") from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as reason:
-        with suppress(OSError):
-            temporary.unlink()
-        raise HydraError(f"cannot write {path}: {reason.strerror}.") from None
-
-
 def parse_line(path: Path, number: int, line: str, model: type[Model], error: type[HydraError]) -> Model:
     """Check one line of JSON."""
-    try:
-        return model.model_validate_json(line)
-    except ValidationError as reason:
-        raise error(f"{path}, line {number}: {_first(reason)}") from None
+    return _parse_json(line, model, error, f"{path}, line {number}")
 
 
 def read_json(path: Path, model: type[Model], error: type[HydraError]) -> Model:
     """Read and check a JSON file."""
+    return _parse_json(read_text(path, error), model, error, str(path))
+
+
+def _parse_json(text: str, model: type[Model], error: type[HydraError], where: str) -> Model:
     try:
-        return model.model_validate_json(read_text(path, error))
+        checked = model.model_validate_json(text)
     except ValidationError as reason:
-        raise error(f"{path}: {_first(reason)}") from None
+        raise error(f"{where}: {_first(reason)}") from None
+    try:
+        json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as reason:
+        raise error(f"{where}: {reason}.") from None
+    return checked
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    """Refuse an object that names a field twice, where readers keep one or the other."""
+    if len(names := {name for name, _ in pairs}) != len(pairs):
+        twice = next(name for name in names if sum(name == other for other, _ in pairs) > 1)
+        raise ValueError(f"{shortened(twice)!r} is there twice; keep one of the two")
 
 
 def read_workload(path: Path) -> Workload:
@@ -87,13 +78,14 @@ def read_cluster(path: Path) -> Cluster:
 
 
 def _cluster(file: ClusterFile) -> Cluster:
-    return Cluster(
-        tuple(
-            Device(d.memory_bytes, d.speed, Link(**d.h2d.model_dump()), Link(**d.d2h.model_dump()), d.kind)
-            for d in file.devices
-            for _ in range(d.count)
-        )
-    )
+    if (count := sum(device.count for device in file.devices)) > MAX_COPIES:
+        raise ClusterError(f"devices: there are {count:,}; at most {MAX_COPIES:,} are allowed.")
+    devices = []
+    for device in file.devices:
+        fields = device.model_dump(exclude={"count", "h2d", "d2h"})
+        h2d, d2h = Link(**device.h2d.model_dump()), Link(**device.d2h.model_dump())
+        devices += [Device(h2d=h2d, d2h=d2h, **fields)] * device.count
+    return Cluster(tuple(devices), file.host_cores)
 
 
 def read_profile(path: Path) -> Profile:
@@ -105,25 +97,25 @@ def read_profile(path: Path) -> Profile:
     file = read_json(path, ProfileFile, ProfileError)
     kinds = {
         name: KindProfile(
-            {(u.job, Phase(u.phase), u.shard): _measurement(u) for u in kind.units},
+            _units(kind.units),
             {direction: {c.nbytes: _measurement(c) for c in copies} for direction, copies in kind.copies.items()},
+            _units(kind.first_units),
         )
         for name, kind in file.kinds.items()
     }
     fetches = {job: _measurement(m) for job, m in file.fetches.items()}
     with _naming(path, ProfileError):
         cluster = None if file.cluster is None else _cluster(file.cluster)
-        return Profile(_workload(file.workload), kinds, fetches, file.provenance, cluster)
+        dispatch = None if file.dispatch is None else _measurement(file.dispatch)
+        return Profile(_workload(file.workload), kinds, fetches, file.provenance, cluster, dispatch)
 
 
 def profile_fields(profile: Profile) -> dict[str, Any]:
     """Return a profile as plain JSON values, the inverse of `read_profile`."""
     kinds = {
         name: {
-            "units": [
-                {"job": job, "phase": phase.value, "shard": shard, **vars(m)}
-                for (job, phase, shard), m in kind.units.items()
-            ],
+            "units": _unit_fields(kind.units),
+            "first_units": _unit_fields(kind.first_units),
             "copies": {
                 direction: [{"nbytes": n, **vars(m)} for n, m in sorted(sizes.items())]
                 for direction, sizes in kind.copies.items()
@@ -136,14 +128,27 @@ def profile_fields(profile: Profile) -> dict[str, Any]:
         "workload": workload_fields(profile.workload),
         "kinds": kinds,
         "fetches": {job: vars(m) for job, m in profile.fetches.items()},
+        "dispatch": None if profile.dispatch is None else vars(profile.dispatch),
         "provenance": profile.provenance,
         "cluster": None if profile.cluster is None else cluster_fields(profile.cluster),
     }
 
 
+def _unit_fields(units: dict[UnitKind, Measurement]) -> list[dict[str, Any]]:
+    return [{"job": job, "phase": phase.value, "shard": shard, **vars(m)} for (job, phase, shard), m in units.items()]
+
+
+def _units(files: list[UnitFile]) -> dict[UnitKind, Measurement]:
+    return {(unit.job, Phase(unit.phase), unit.shard): _measurement(unit) for unit in files}
+
+
 def cluster_fields(cluster: Cluster) -> dict[str, Any]:
     """Return a cluster as plain JSON values, the inverse of `read_cluster`; infinite bandwidth is left out."""
-    return {"version": 1, "devices": [_device_fields(device) for device in cluster.devices]}
+    return {
+        "version": 1,
+        "devices": [_device_fields(device) for device in cluster.devices],
+        "host_cores": cluster.host_cores,
+    }
 
 
 def _device_fields(device: Device) -> dict[str, Any]:
@@ -163,6 +168,8 @@ def workload_fields(workload: Workload) -> dict[str, Any]:
 
 
 def _workload(file: WorkloadFile) -> Workload:
+    if (count := sum(len(job.shards) * job.repeat for job in file.jobs)) > MAX_SHARDS:
+        raise WorkloadError(f"jobs: they have {count:,} shards together; at most {MAX_SHARDS:,} are allowed.")
     jobs = []
     for job in file.jobs:
         fields = job.model_dump(exclude={"shards", "repeat"})
@@ -176,13 +183,21 @@ def _measurement(file: MeasurementFile) -> Measurement:
 
 
 def _read_yaml(path: Path, model: type[Model], error: type[HydraError]) -> Model:
-    """Read YAML (JSON is YAML too); aliases are refused, since a few of them can fill the memory."""
+    """Read YAML, or JSON if the suffix says so."""
+    if path.suffix == ".json":
+        return read_json(path, model, error)
+    fields = _load_yaml(path, read_text(path, error, MAX_YAML_BYTES), error)
+    try:
+        return model.model_validate(fields)
+    except ValidationError as reason:
+        raise error(f"{path}: {_first(reason)}") from None
+
+
+def _load_yaml(path: Path, text: str, error: type[HydraError]) -> object:
+    """Parse YAML (JSON is YAML too); aliases are refused, since a few of them can fill the memory."""
     import yaml
 
-    text = read_text(path, error)
     try:
-        if path.suffix == ".json":
-            return model.model_validate(json.loads(text))
         depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -190,11 +205,32 @@ def _read_yaml(path: Path, model: type[Model], error: type[HydraError]) -> Model
                 raise error(f"{path} nests more than {_MAX_DEPTH} deep; this is no file of ours.")
             if isinstance(event, yaml.AliasEvent):
                 raise error(f"{path} uses a YAML alias (*name), which is not supported; write the value out.")
-        return model.model_validate(yaml.safe_load(text))
-    except ValidationError as reason:
-        raise error(f"{path}: {_first(reason)}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as reason:  # ValueError: a date such as 2024-13-01
-        raise error(f"{path} is neither YAML nor JSON: {str(reason).splitlines()[0]}.") from None
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None:
+            _check_keys(root)
+        return yaml.safe_load(text)
+    except HydraError:
+        raise
+    except Exception as reason:  # the parser lets through what int, float and dates raise, and worse
+        raise error(f"{path} is neither YAML nor JSON: {told(reason).splitlines()[0]}.") from None
+
+
+def _check_keys(node: Any) -> None:
+    """Refuse a mapping that names a field twice; the parser would keep the last one."""
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        _once(
+            [
+                (key.value if isinstance(key.value, str) else str(index), None)
+                for index, (key, _) in enumerate(node.value)
+            ]
+        )
+        for _, value in node.value:
+            _check_keys(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _check_keys(value)
 
 
 @contextmanager
@@ -203,7 +239,7 @@ def _naming(path: Path, error: type[HydraError]) -> Iterator[None]:
     try:
         yield
     except HydraError as reason:
-        raise error(f"{path}: {reason}") from None
+        raise error(f"{path}: {shortened(str(reason))}") from None
 
 
 def _first(reason: ValidationError) -> str:
@@ -211,4 +247,4 @@ def _first(reason: ValidationError) -> str:
     found = reason.errors(include_url=False)
     where = ".".join(str(part) for part in found[0]["loc"]) or "the file"
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return f"{where}: {found[0]['msg']}{more}"
+    return shortened(f"{where}: {found[0]['msg']}") + more

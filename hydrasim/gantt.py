@@ -151,7 +151,8 @@ def _frame(axes: Axes, title: str, makespan_s: float, rows: list[_Row]) -> None:
         _seconds(makespan_s), (makespan_s, 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
         textcoords="offset points", ha="center", fontsize=9.5, color=_INK, annotation_clip=False,
     )  # fmt: skip
-    axes.set_title(title, loc="left", fontsize=11.5, color=_INK, pad=18, fontweight="bold")
+    # A file's name may hold the signs of a formula.
+    axes.set_title(title, loc="left", fontsize=11.5, color=_INK, pad=18, fontweight="bold", parse_math=False)
 
 
 def _rows(timeline: Timeline) -> list[_Row]:
@@ -240,7 +241,10 @@ def _luminance(colour: Colour) -> float:
 
 
 def _save(figure: Figure, path: Path) -> None:
+    from hydrasim.disk import replacing
+
     try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as reason:  # no such folder; no such format
-        raise HydraError(f"cannot write {path}: {getattr(reason, 'strerror', None) or reason}.") from None
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=150, format=path.suffix[1:] or "png")
+    except ValueError as reason:  # no such format
+        raise HydraError(f"cannot write {path}: {reason}.") from None

@@ -43,6 +43,7 @@ def run(
     progress bars. header: further fields for the timeline's header.
     """
     spans: list[Span] = []
+    caused_by: dict[int, int] = {}  # command -> the one whose end had it issued
     issued = orchestrator.start()
     while True:
         if commands is not None:
@@ -52,10 +53,11 @@ def run(
             break
         event = backend.next_event()
         if isinstance(event, Finished):
-            spans.append(Span.of(event))
+            spans.append(Span.of(event, caused_by.pop(event.command.number, -1)))
         if on_event is not None:
             on_event(event)
         issued = orchestrator.handle(event)
+        caused_by.update(dict.fromkeys((command.number for command in issued), event.command.number))
     header = {
         "label": backend.label,
         "policy": orchestrator.policy.name,

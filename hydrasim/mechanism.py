@@ -8,8 +8,14 @@ from typing import Literal
 from hydrasim.errors import HydraError
 
 Keep = Literal["all", "none", "released"]
-Effects = Literal["theory", "transfers"]
-EFFECTS: tuple[Effects, ...] = ("theory", "transfers")
+Effects = Literal["theory", "transfers", "contention", "overheads"]
+EFFECTS: tuple[Effects, ...] = ("theory", "transfers", "contention", "overheads")
+ALL_EFFECTS: Effects = EFFECTS[-1]
+
+
+def includes(effects: Effects, effect: Effects) -> bool:
+    """Tell whether a rung of the ladder has an effect; each has all that those before it have."""
+    return EFFECTS.index(effects) >= EFFECTS.index(effect)
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,17 @@ same object, so what was simulated is what runs.
 
 from __future__ import annotations
 
-import traceback
 from collections import deque
-from itertools import islice
 from random import Random
 from typing import TYPE_CHECKING
 
+from hydrasim.asking import ask, listed
 from hydrasim.command import HOST, Command, Event, Failed, Kind, Lane
 from hydrasim.dag import Node, Template, minibatch_dag
 from hydrasim.dataflow import BlockKey
 from hydrasim.errors import HydraError, PlanError, PolicyError
 from hydrasim.future import Future
-from hydrasim.mechanism import EFFECTS, OURS, Effects, Mechanism
+from hydrasim.mechanism import ALL_EFFECTS, EFFECTS, OURS, Effects, Mechanism
 from hydrasim.memory import Block
 from hydrasim.progress import JobProgress
 from hydrasim.residency import Residency
@@ -54,7 +53,7 @@ class Orchestrator:
         beliefs: CostModel,
         *,
         mechanism: Mechanism = OURS,
-        effects: Effects = "transfers",
+        effects: Effects = ALL_EFFECTS,
         seed: int = 0,
         dags: Mapping[str, nx.DiGraph[Node]] | None = None,
     ) -> None:
@@ -170,29 +169,11 @@ class Orchestrator:
         eligible = self.eligible(device)
         if not eligible:
             return False
-        unit = self._choose(device)
+        unit = ask(self.policy, device, self._view, eligible, self._story)
         if unit is None:
             return False
-        if unit not in eligible:
-            raise PolicyError(
-                f"{self.policy.name} chose {unit} for device {device}, where it is not eligible.\n"
-                f"  Choose from view.eligible({device}); it held {', '.join(map(str, islice(eligible, 8)))}.\n"
-                f"  Last commands: {' > '.join(self._story) or 'none'}"
-            )
         self._bind(unit, device, eligible)
         return True
-
-    def _choose(self, device: int) -> ShardUnit | None:
-        try:
-            return self.policy.choose(device, self._view)
-        except HydraError:
-            raise
-        except Exception as reason:  # a user's policy may raise anything
-            where = traceback.extract_tb(reason.__traceback__)[-1]
-            raise PolicyError(
-                f"{self.policy.name} failed to choose for device {device}: {type(reason).__name__}: {reason}\n"
-                f"  At {where.filename}:{where.lineno}.\n  Last commands: {' > '.join(self._story) or 'none'}"
-            ) from reason
 
     def _bind(self, unit: ShardUnit, device: int, eligible: Sequence[ShardUnit]) -> None:
         progress = self.progress[unit.job]
@@ -310,6 +291,6 @@ class Orchestrator:
         left = [name for name, progress in self.progress.items() if not progress.finished]
         raise PolicyError(
             f"{self.policy.name} chose nothing for any device, nothing runs, and work is left in {', '.join(left)}.\n"
-            f"  Device 0 could run {', '.join(map(str, islice(self.eligible(0), 8))) or 'nothing'}.\n"
+            f"  Device 0 could run {listed(self.eligible(0)) or 'nothing'}.\n"
             f"  Last commands: {' > '.join(self._story) or 'none'}"
         )

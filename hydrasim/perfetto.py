@@ -10,8 +10,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from hydrasim.command import HOST, Lane
+from hydrasim.disk import write_text
 from hydrasim.explain import WaitGraph, name_of
-from hydrasim.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -110,7 +110,7 @@ class Plan:
         return json.dumps(header)[:-1] + f',\n "devices": [\n{devices}\n ]}}\n'
 
     def write(self, path: Path) -> None:
-        from hydrasim.files import write_text
+        from hydrasim.disk import write_text
 
         write_text(path, self.to_json())
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from hydrasim.dataflow import BlockKey, aligned, block_bytes
 from hydrasim.errors import ShardTooLarge
 from hydrasim.loop import run
-from hydrasim.mechanism import OURS, Effects, Mechanism
+from hydrasim.mechanism import ALL_EFFECTS, OURS, Effects, Mechanism
 from hydrasim.orchestrator import Orchestrator
 from hydrasim.plan import Plan
 from hydrasim.policies.follow_plan import FollowPlan
 from hydrasim.profile import CostModel, StatedCosts
 from hydrasim.residency import Residency
-from hydrasim.simulator import SimBackend, simulate
+from hydrasim.simulator import sim_backend, simulate
 from hydrasim.workload import TrainingJob, Workload
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def make_plan(
     *,
     costs: CostModel | None = None,
     mechanism: Mechanism = OURS,
-    effects: Effects = "transfers",
+    effects: Effects = ALL_EFFECTS,
     seed: int = 0,
     profile_digest: str = "",
     commands: list[Command] | None = None,
@@ -45,7 +45,7 @@ def make_plan(
     backend that follows the plan knows the next uses and so moves other bytes than the dynamic run did.
     That second timeline is the prediction: its makespan goes into the plan, and so do the offset and the
     evictions of every step. Its header adds `planned_by`, the policy, and `peak_bytes`, per device the
-    most that lay in its arena plus the activation peak kept free.
+    most that lay in its arena plus the greatest activation peak of the units that run there.
 
     Under effects "theory" nothing lies in memory, so steps keep no offsets and `peak_bytes` is absent.
     commands: a list that receives the commands of the second run. on_event: sees both runs.
@@ -61,11 +61,11 @@ def make_plan(
     orchestrator = Orchestrator(
         workload, cluster, FollowPlan(order), costs, mechanism=mechanism, effects=effects, seed=seed
     )
-    timeline = run(
-        orchestrator, SimBackend(costs), commands=commands, on_event=on_event, seed=seed, planned_by=order.policy
-    )
+    backend = sim_backend(cluster, costs, effects)
+    timeline = run(orchestrator, backend, commands=commands, on_event=on_event, seed=seed, planned_by=order.policy)
     if orchestrator.residency is not None:
-        peaks = [arena.peak_bytes + aligned(workload.working_bytes) for arena in orchestrator.residency.arenas]
+        working = _working_bytes(order, workload)
+        peaks = [arena.peak_bytes + w for arena, w in zip(orchestrator.residency.arenas, working, strict=True)]
         timeline = replace(timeline, header=timeline.header | {"peak_bytes": peaks})
     return _filled(order, orchestrator, timeline.makespan_s), timeline
 
@@ -100,6 +100,15 @@ def host_bytes(job: TrainingJob) -> int:
     if job.num_minibatches > 1:
         keys += [BlockKey("x", job.name, 0, 1), BlockKey("y", job.name, last, 1)]
     return sum(block_bytes(job, key) for key in keys)
+
+
+def _working_bytes(plan: Plan, workload: Workload) -> list[int]:
+    """Return per device the greatest activation peak of the shards that it runs."""
+    shards = [{(step.unit.job, step.unit.shard) for step in steps} for steps in plan.devices]
+    return [
+        aligned(max((workload.job(job).shards[shard].working_bytes for job, shard in mine), default=0))
+        for mine in shards
+    ]
 
 
 def _filled(plan: Plan, orchestrator: Orchestrator, makespan_s: float) -> Plan:

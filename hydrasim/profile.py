@@ -5,32 +5,40 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, median, quantiles
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from hydrasim.errors import ProfileError
 from hydrasim.workload import Phase, ShardUnit, Workload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from hydrasim.cluster import Cluster
 
 Direction = Literal["h2d", "d2h"]
+UnitKind = tuple[str, Phase, int]  # job, phase, shard
+Key = TypeVar("Key")
 VERSION = 1
+MAX_SECONDS = 1e12  # of one thing: thirty thousand years; sums of them stay finite, and clocks precise
 
 
 class CostModel(Protocol):
-    """Predicts, in seconds, what a command takes when it runs alone; devices are named by index."""
+    """Predicts, in seconds, what a command takes when it runs alone; devices are named by index.
+
+    dispatch_s: from the end of a command until those that follow from it have been issued.
+    """
 
     def compute_s(self, unit: ShardUnit, device: int) -> float: ...
 
     def copy_s(self, nbytes: int, device: int, direction: Direction) -> float: ...
 
     def fetch_s(self, job: str) -> float: ...
+
+    def dispatch_s(self) -> float: ...
 
 
 class StatedCosts:
@@ -55,6 +63,9 @@ class StatedCosts:
 
     def fetch_s(self, job: str) -> float:
         return self._fetch_s[job]
+
+    def dispatch_s(self) -> float:
+        return 0.0
 
 
 @dataclass(frozen=True)
@@ -81,10 +92,26 @@ class Measurement:
 
 @dataclass(frozen=True)
 class KindProfile:
-    """What was measured on one kind of device: units by job, phase and shard; copies by size."""
+    """What was measured on one kind of device: units by job, phase and shard; copies by size.
 
-    units: dict[tuple[str, Phase, int], Measurement] = field(default_factory=dict)
+    first_units: of a job's first mini-batch, which makes the optimizer's state and touches memory first.
+    """
+
+    units: dict[UnitKind, Measurement] = field(default_factory=dict)
     copies: dict[Direction, dict[int, Measurement]] = field(default_factory=dict)
+    first_units: dict[UnitKind, Measurement] = field(default_factory=dict)
+
+    def distorted(self, unit_factor: Callable[[UnitKind], float], copy_factor: Callable[[int], float]) -> KindProfile:
+        """See `Profile.distorted`."""
+        return KindProfile(
+            _times(self.units, unit_factor),
+            {direction: _times(sizes, copy_factor) for direction, sizes in self.copies.items()},
+            _times(self.first_units, unit_factor),
+        )
+
+
+def _times(measured: dict[Key, Measurement], factor: Callable[[Key], float]) -> dict[Key, Measurement]:
+    return {key: replace(m, mean_s=m.mean_s * factor(key)) for key, m in measured.items()}
 
 
 @dataclass(frozen=True)
@@ -93,7 +120,8 @@ class Profile:
 
     kinds: by `Device.kind`. fetches: seconds a job's loader takes a mini-batch. provenance: host,
     versions, thread count, repeats; free text for people, never read by the simulator. cluster: what
-    it was measured on, the default to simulate on.
+    it was measured on, the default to simulate on. dispatch: seconds from the end of a command until
+    those that follow from it have been issued.
     """
 
     workload: Workload
@@ -101,6 +129,7 @@ class Profile:
     fetches: dict[str, Measurement]
     provenance: dict[str, Any] = field(default_factory=dict)
     cluster: Cluster | None = None
+    dispatch: Measurement | None = None
 
     def costs(self, cluster: Cluster) -> MeasuredCosts:
         """Return the measured costs on that cluster's devices.
@@ -109,6 +138,14 @@ class Profile:
             ProfileError: a kind of device, a unit or a direction was not measured.
         """
         return MeasuredCosts(self, cluster)
+
+    def distorted(self, unit_factor: Callable[[UnitKind], float], copy_factor: Callable[[int], float]) -> Profile:
+        """Return this profile with its units' and copies' means multiplied, to see what an error in it does.
+
+        unit_factor: by job, phase and shard. copy_factor: by bytes.
+        """
+        kinds = {name: kind.distorted(unit_factor, copy_factor) for name, kind in self.kinds.items()}
+        return replace(self, kinds=kinds)
 
     @cached_property
     def digest(self) -> str:
@@ -119,7 +156,8 @@ class Profile:
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
     def write(self, path: Path) -> None:
-        from hydrasim.files import profile_fields, write_text
+        from hydrasim.disk import write_text
+        from hydrasim.files import profile_fields
 
         write_text(path, json.dumps(profile_fields(self), indent=1) + "\n")
 
@@ -144,7 +182,9 @@ class MeasuredCosts:
             raise ProfileError(f"the profile has no device kind {missing[0]!r}; it has {', '.join(profile.kinds)}.")
         self._kinds = [profile.kinds[device.kind] for device in cluster.devices]
         self._fetches = profile.fetches
+        self._dispatch_s = 0.0 if profile.dispatch is None else profile.dispatch.mean_s
         self._units = [{key: m.mean_s for key, m in kind.units.items()} for kind in self._kinds]
+        self._first_units = [{key: m.mean_s for key, m in kind.first_units.items()} for kind in self._kinds]
         self._copies: list[dict[Direction, list[tuple[int, float]]]] = [
             {direction: sorted((n, m.mean_s) for n, m in sizes.items()) for direction, sizes in kind.copies.items()}
             for kind in self._kinds
@@ -153,6 +193,8 @@ class MeasuredCosts:
 
     def compute_s(self, unit: ShardUnit, device: int) -> float:
         try:
+            if unit.minibatch == 0 and (first_s := self._first_units[device].get(unit[:3])) is not None:
+                return first_s
             return self._units[device][unit[:3]]
         except KeyError:
             raise ProfileError(f"the profile has no time for {unit} on device {device}; profile again.") from None
@@ -170,6 +212,9 @@ class MeasuredCosts:
         if job not in self._fetches:
             raise ProfileError(f"the profile has no fetch time for job {job!r}; profile again.")
         return self._fetches[job].mean_s
+
+    def dispatch_s(self) -> float:
+        return self._dispatch_s
 
 
 def _interpolate(points: list[tuple[int, float]], nbytes: int) -> float:

@@ -156,6 +156,8 @@ class Residency:
         """Start over from an empty arena: fragments of the unit's own blocks left no room."""
         for block in list(self.arenas[device].blocks.values()):
             self._evict(block, unit, device, emit)
+        own = set(map(str, sizes))  # these only move
+        self.evicted = tuple(name for name in self.evicted if name not in own)
         offset = 0
         for key, nbytes in sizes.items():
             self._put(key, nbytes, offset, device)

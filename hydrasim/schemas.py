@@ -6,10 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
+from hydrasim.profile import MAX_SECONDS
 from hydrasim.workload import ActivationMode, ShardUnit
 
 MAX_COPIES = 1 << 16  # of a list of shards or of a device: more is a slip, and would fill the memory
+MAX_SHARDS = 1 << 20  # of all jobs together
 
+Seconds = Annotated[FiniteFloat, Field(ge=0, le=MAX_SECONDS)]
 Quantity = Annotated[FiniteFloat, Field(ge=0)]
 Whole = Annotated[int, Field(ge=0, lt=1 << 63)]  # beyond it, sums of seconds and bytes overflow
 Count = Annotated[int, Field(ge=1, lt=1 << 63)]
@@ -30,8 +33,8 @@ class _Strict(BaseModel):
 class ShardFile(_Strict):
     """A shard as a file states it; see `hydrasim.workload.Shard` for the meaning of each field."""
 
-    forward_s: Quantity
-    backward_s: Quantity
+    forward_s: Seconds
+    backward_s: Seconds
     parameter_bytes: Whole = 0
     optimizer_bytes: Whole = 0
     output_bytes: Whole = 0
@@ -50,7 +53,7 @@ class JobFile(_Strict):
     activation_mode: ActivationMode = "recompute"
     input_bytes: Whole = 0
     target_bytes: Whole = 0
-    fetch_s: Quantity = 0.0
+    fetch_s: Seconds = 0.0
 
 
 class WorkloadFile(_Strict):
@@ -64,7 +67,7 @@ class LinkFile(_Strict):
     """One direction between host and device; without a bandwidth it is free."""
 
     bytes_per_s: float = Field(default=float("inf"), gt=0)
-    latency_s: Quantity = 0.0
+    latency_s: Seconds = 0.0
 
 
 class DeviceFile(_Strict):
@@ -76,6 +79,8 @@ class DeviceFile(_Strict):
     h2d: LinkFile = LinkFile()
     d2h: LinkFile = LinkFile()
     kind: str = "simulated"
+    root_complex: str = ""
+    on_host: bool = False
 
 
 class ClusterFile(_Strict):
@@ -83,6 +88,7 @@ class ClusterFile(_Strict):
 
     version: Literal[1] = 1
     devices: list[DeviceFile] = Field(min_length=1)
+    host_cores: Annotated[Count, Field(le=MAX_COPIES)] | None = None
 
 
 class StepFile(_Strict):
@@ -112,6 +118,9 @@ class TimelineHeader(BaseModel):
     model_config = ConfigDict(extra="allow")
     version: Literal[1]
     num_devices: Annotated[Count, Field(le=MAX_COPIES)] | None = None
+    label: str = ""
+    policy: str = ""
+    planned_by: str = ""
 
 
 class SpanFile(_Strict):
@@ -119,7 +128,7 @@ class SpanFile(_Strict):
 
     number: Whole
     kind: Literal["fetch", "load", "compute", "store"]
-    device: int = Field(ge=-1)
+    device: int = Field(ge=-1, lt=MAX_COPIES)
     lane: Literal["h2d", "compute", "d2h", "host"]
     unit: UnitText
     start_s: FiniteFloat
@@ -129,13 +138,14 @@ class SpanFile(_Strict):
     after: tuple[Whole, ...] = ()
     eligible: tuple[str, ...] = ()
     issued_s: FiniteFloat = 0.0
+    cause: int = Field(default=-1, ge=-1)
 
 
 class MeasurementFile(_Strict):
     """Repeated measurements of one thing."""
 
-    mean_s: Quantity
-    median_s: Quantity
+    mean_s: Seconds
+    median_s: Seconds
     spread_fraction: Quantity
     num_samples: Count
 
@@ -158,6 +168,7 @@ class KindFile(_Strict):
     """What was measured on one kind of device."""
 
     units: list[UnitFile]
+    first_units: list[UnitFile] = []
     copies: dict[Literal["h2d", "d2h"], list[CopyFile]]
 
 
@@ -168,5 +179,6 @@ class ProfileFile(_Strict):
     workload: WorkloadFile
     kinds: dict[str, KindFile]
     fetches: dict[str, MeasurementFile]
+    dispatch: MeasurementFile | None = None
     provenance: dict[str, Any] = {}
     cluster: ClusterFile | None = None

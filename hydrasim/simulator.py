@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hydrasim.command import Command, Finished, Kind, Lane
-from hydrasim.errors import StallError
+from hydrasim.contention import Contention
+from hydrasim.errors import ProfileError, StallError
 from hydrasim.loop import run
-from hydrasim.mechanism import OURS, Effects, Mechanism
+from hydrasim.mechanism import ALL_EFFECTS, OURS, Effects, Mechanism, includes
 from hydrasim.orchestrator import Orchestrator
-from hydrasim.profile import CostModel, StatedCosts
+from hydrasim.profile import MAX_SECONDS, CostModel, StatedCosts
+from hydrasim.workload import Workload, check_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     import networkx as nx
     import simpy
 
     from hydrasim.cluster import Cluster
     from hydrasim.command import Event
+    from hydrasim.contention import Resource
     from hydrasim.dag import Node
     from hydrasim.policies.base import Policy
     from hydrasim.timeline import Timeline
-    from hydrasim.workload import Workload
+
+Seconds = Callable[[Command], float]
+DispatchSeconds = Callable[[Command, "Command | None"], float]
 
 
 def simulate(
@@ -34,7 +40,7 @@ def simulate(
     costs: CostModel | None = None,
     beliefs: CostModel | None = None,
     mechanism: Mechanism = OURS,
-    effects: Effects = "transfers",
+    effects: Effects = ALL_EFFECTS,
     seed: int = 0,
     dags: Mapping[str, nx.DiGraph[Node]] | None = None,
     commands: list[Command] | None = None,
@@ -47,16 +53,52 @@ def simulate(
     policies. dags: replacements for jobs' mini-batch DAGs. commands: a list that receives all commands.
 
     Raises:
-        ShardTooLarge: a unit cannot fit its device. PolicyError: the policy misbehaved.
+        ShardTooLarge: a unit cannot fit its device. PolicyError: the policy misbehaved. WorkloadError: there
+        are too many units. ProfileError: the costs hold something that is no time.
     """
     from hydrasim.policies import make_policy
 
+    check_size(workload)
     costs = StatedCosts(workload, cluster) if costs is None else costs
     orchestrator = Orchestrator(
         workload, cluster, make_policy(policy), costs if beliefs is None else beliefs,
         mechanism=mechanism, effects=effects, seed=seed, dags=dags,
     )  # fmt: skip
-    return run(orchestrator, SimBackend(costs), commands=commands, on_event=on_event, seed=seed)
+    backend = sim_backend(cluster, costs, effects)
+    return run(orchestrator, backend, commands=commands, on_event=on_event, seed=seed)
+
+
+def sim_backend(cluster: Cluster, costs: CostModel, effects: Effects) -> SimBackend:
+    """Return the simulated world that charges these costs, with these effects."""
+    contention = Contention(cluster) if includes(effects, "contention") else None
+    dispatch_s = costs.dispatch_s() if includes(effects, "overheads") else 0.0
+    return SimBackend(charging(costs), contention, lambda _, cause: 0.0 if cause is None else dispatch_s)
+
+
+def charging(costs: CostModel) -> Seconds:
+    """Return what a command takes, in seconds, by a cost model.
+
+    Raises:
+        ProfileError: when called, if that is no time.
+    """
+
+    def seconds(command: Command) -> float:
+        if command.kind is Kind.COMPUTE:
+            return costs.compute_s(command.unit, command.device)
+        if command.kind is Kind.FETCH:
+            return costs.fetch_s(command.unit.job)
+        return costs.copy_s(command.nbytes, command.device, "h2d" if command.kind is Kind.LOAD else "d2h")
+
+    def checked(command: Command) -> float:
+        value = seconds(command)
+        if 0 <= value <= MAX_SECONDS:
+            return value
+        raise ProfileError(
+            f"the costs say that {command} takes {value} s; it must be from 0 to {MAX_SECONDS:.0e} s.\n"
+            "  Correct the seconds of the workload or profile, the speed of the device or its link."
+        )
+
+    return checked
 
 
 class _QueuedLane:
@@ -67,30 +109,53 @@ class _QueuedLane:
         self.busy = False
 
 
+class _Activity:
+    """A command under way. left_s: seconds of work at full rate that were left at `since_s`."""
+
+    __slots__ = ("command", "left_s", "rate", "since_s", "start_s", "timeout")
+
+    def __init__(self, command: Command, now_s: float, seconds: float) -> None:
+        self.command, self.start_s, self.since_s, self.left_s = command, now_s, now_s, seconds
+        self.rate = 0.0
+        self.timeout: simpy.Timeout | None = None
+
+
 class SimBackend:
-    """Lanes as first-come-first-served queues: the head waits for its predecessors in its place."""
+    """Lanes as first-come-first-served queues: the head waits for its predecessors in its place.
+
+    seconds: what each command takes alone, asked for when it begins. contention: which of them slow each
+    other down; None for none. dispatch_s: how long each takes to reach its lane, given the command whose
+    end had it issued, None at the start.
+    """
 
     label = "simulated"
 
-    def __init__(self, costs: CostModel) -> None:
+    def __init__(
+        self, seconds: Seconds, contention: Contention | None = None, dispatch_s: DispatchSeconds = lambda *_: 0.0
+    ) -> None:
         import simpy
 
-        self._costs = costs
+        self._seconds, self._contention, self._dispatch_s = seconds, contention, dispatch_s
         self._env = simpy.Environment(0.0)
         self._lanes: dict[tuple[int | str, Lane], _QueuedLane] = {}
         self._issued_s: dict[int, float] = {}
         self._unfinished: dict[int, list[_QueuedLane]] = {}  # command -> lanes whose head waits for it
+        self._users: dict[Resource, dict[int, _Activity]] = {}  # by command number
         self._events: deque[Finished] = deque()
+        self._cause: Command | None = None
+        self._arrived_s = 0.0  # when the last command reached, or will reach, its lane
 
     def submit(self, commands: list[Command]) -> None:
-        """Queue commands on their lanes."""
+        """Queue commands on their lanes, once they get there; none overtakes another."""
         for command in commands:
             self._unfinished[command.number] = []
-            self._issued_s[command.number] = self._env.now
-            lane = self._lanes.setdefault(command.lane_key, _QueuedLane())
-            lane.queue.append(command)
-            if len(lane.queue) == 1 and not lane.busy:
-                self._advance(lane)
+            self._arrived_s = max(self._arrived_s, self._env.now + self._dispatch_s(command, self._cause))
+            if self._arrived_s > self._env.now:
+                timeout = self._env.timeout(self._arrived_s - self._env.now, command)
+                assert timeout.callbacks is not None
+                timeout.callbacks.append(lambda event: self._queue(event.value))
+            else:
+                self._queue(command)
 
     def next_event(self) -> Finished:
         """Advance the clock to the next end of a command."""
@@ -101,7 +166,16 @@ class SimBackend:
                 self._env.step()
             except simpy.core.EmptySchedule:
                 raise StallError(self._explain_stall()) from None
-        return self._events.popleft()
+        event = self._events.popleft()
+        self._cause = event.command
+        return event
+
+    def _queue(self, command: Command) -> None:
+        self._issued_s[command.number] = self._env.now
+        lane = self._lanes.setdefault(command.lane_key, _QueuedLane())
+        lane.queue.append(command)
+        if len(lane.queue) == 1 and not lane.busy:
+            self._advance(lane)
 
     def _advance(self, lane: _QueuedLane) -> None:
         """Start the head of a free lane, or have it wait for one unfinished predecessor."""
@@ -114,25 +188,53 @@ class SimBackend:
                 return
         lane.queue.popleft()
         lane.busy = True
-        start_s = self._env.now
+        activity = _Activity(command, self._env.now, self._seconds(command))
+        resource = None
+        if self._contention is not None:
+            resource = self._contention.resource_of(command.device, command.kind.value)
+        if resource is None:
+            self._set_rate(activity, 1.0)
+        else:
+            self._users.setdefault(resource, {})[command.number] = activity
+            self._share(resource)
 
-        def finish(_: simpy.Event) -> None:
-            lane.busy = False
-            issued_s = self._issued_s.pop(command.number)
-            self._events.append(Finished(command, start_s, self._env.now, issued_s))
-            for waiting in (lane, *self._unfinished.pop(command.number)):
-                self._advance(waiting)
+    def _share(self, resource: Resource) -> None:
+        """Give every user of a resource its new rate."""
+        assert self._contention is not None
+        users = self._users[resource]
+        if users:
+            rate = self._contention.rate(resource, len(users))
+            for activity in users.values():
+                if activity.rate != rate:
+                    self._set_rate(activity, rate)
 
-        timeout = self._env.timeout(self._seconds(command))
+    def _set_rate(self, activity: _Activity, rate: float) -> None:
+        """Have an activity go on at another rate, which moves its end."""
+        now_s = self._env.now
+        activity.left_s = max(0.0, activity.left_s - activity.rate * (now_s - activity.since_s))
+        activity.since_s, activity.rate = now_s, rate
+        timeout = self._env.timeout(activity.left_s / rate, activity)
         assert timeout.callbacks is not None
-        timeout.callbacks.append(finish)
+        timeout.callbacks.append(self._finish)
+        activity.timeout = timeout
 
-    def _seconds(self, command: Command) -> float:
-        if command.kind is Kind.COMPUTE:
-            return self._costs.compute_s(command.unit, command.device)
-        if command.kind is Kind.FETCH:
-            return self._costs.fetch_s(command.unit.job)
-        return self._costs.copy_s(command.nbytes, command.device, "h2d" if command.kind is Kind.LOAD else "d2h")
+    def _finish(self, timeout: simpy.Event) -> None:
+        activity = timeout.value
+        assert isinstance(activity, _Activity)
+        if activity.timeout is not timeout:
+            return  # its rate has changed since
+        command = activity.command
+        lane = self._lanes[command.lane_key]
+        lane.busy = False
+        issued_s = self._issued_s.pop(command.number)
+        self._events.append(Finished(command, activity.start_s, self._env.now, issued_s))
+        if self._contention is not None:
+            resource = self._contention.resource_of(command.device, command.kind.value)
+            if resource is not None:
+                del self._users[resource][command.number]
+                self._share(resource)
+        for waiting in (lane, *self._unfinished.pop(command.number)):
+            self._advance(waiting)
 
     def _explain_stall(self) -> str:
         lines = ["nothing can start any more, yet commands are left:"]

@@ -21,7 +21,8 @@ VERSION = 1
 class Span:
     """A command that happened. Times are seconds since the run began; device -1 is the host.
 
-    issued_s: when the backend got it; start_s: when its lane took it up.
+    issued_s: when the backend got it; start_s: when its lane took it up. cause: number of the command whose
+    end made the orchestrator issue this one, -1 for none.
     """
 
     number: int
@@ -36,6 +37,7 @@ class Span:
     after: tuple[int, ...] = ()
     eligible: tuple[str, ...] = ()
     issued_s: float = 0.0
+    cause: int = -1
 
     @property
     def duration_s(self) -> float:
@@ -46,7 +48,7 @@ class Span:
         return self.unit.partition("/")[0]
 
     @classmethod
-    def of(cls, event: Finished) -> Span:
+    def of(cls, event: Finished, cause: int = -1) -> Span:
         command = event.command
         return cls(
             command.number,
@@ -61,6 +63,7 @@ class Span:
             command.after,
             tuple(map(str, command.eligible)),
             event.issued_s,
+            cause,
         )
 
 
@@ -107,6 +110,11 @@ class Timeline:
             free_s[lane] = span.end_s
         return ready
 
+    def dispatch_s(self) -> dict[int, float]:
+        """Return by span number how long after the end that caused it the span was issued."""
+        end_s = {span.number: span.end_s for span in self.spans}
+        return {s.number: max(0.0, s.issued_s - end_s[s.cause]) for s in self.spans if s.cause in end_s}
+
     def utilization(self, device: int | None = None) -> float:
         """Return the compute-busy share of the makespan, of one device or averaged over all."""
         if not self.makespan_s:
@@ -131,7 +139,7 @@ class Timeline:
         return "\n".join(lines) + "\n"
 
     def write(self, path: Path) -> None:
-        from hydrasim.files import write_text
+        from hydrasim.disk import write_text
 
         write_text(path, self.to_lines())
 
@@ -142,7 +150,8 @@ class Timeline:
         Raises:
             TimelineError: the file is missing, malformed or of another version.
         """
-        from hydrasim.files import parse_line, read_text
+        from hydrasim.disk import read_text
+        from hydrasim.files import parse_line
         from hydrasim.schemas import SpanFile, TimelineHeader
 
         lines = read_text(path, TimelineError).splitlines()
@@ -165,6 +174,6 @@ class Timeline:
 
 
 def _compact(span: Span) -> dict[str, Any]:
-    """Leave out empty fields: most spans have no block, or no alternatives. Zeros of the others stay."""
-    kept = ("number", "device", "start_s", "end_s")
-    return {key: value for key, value in asdict(span).items() if value or key in kept}
+    """Leave out fields that are as by default: most spans have no block, or no alternatives."""
+    defaults = {"block": "", "nbytes": 0, "after": (), "eligible": (), "issued_s": 0.0, "cause": -1}
+    return {key: value for key, value in asdict(span).items() if key not in defaults or value != defaults[key]}

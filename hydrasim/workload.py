@@ -14,8 +14,9 @@ from typing import Literal, NamedTuple
 from hydrasim.errors import WorkloadError
 
 JOB_NAME = re.compile(r"[A-Za-z0-9._-]+")
-_UNIT = re.compile(rf"({JOB_NAME.pattern})/([FLB])(\d+)#(\d+)")
+_UNIT = re.compile(rf"({JOB_NAME.pattern})/([FLB])([0-9]{{1,18}})#([0-9]{{1,18}})")
 
+MAX_UNITS = 1 << 24  # of a simulation: each leaves a kilobyte of spans
 ActivationMode = Literal["recompute", "keep"]
 
 
@@ -149,10 +150,11 @@ class Workload:
     def __post_init__(self) -> None:
         if not self.jobs:
             raise WorkloadError("the workload has no jobs.")
-        names = [job.name for job in self.jobs]
-        for name in names:
-            if names.count(name) > 1:
-                raise WorkloadError(f"two jobs are named {name!r}; names must differ.")
+        names: set[str] = set()
+        for job in self.jobs:
+            if job.name in names:
+                raise WorkloadError(f"two jobs are named {job.name!r}; names must differ.")
+            names.add(job.name)
 
     @cached_property
     def by_name(self) -> dict[str, TrainingJob]:
@@ -186,3 +188,16 @@ class Workload:
             for shard in job["shards"]:
                 del shard["forward_s"], shard["backward_s"]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_size(workload: Workload) -> None:
+    """Make sure that a simulation of the workload has an end.
+
+    Raises:
+        WorkloadError: it has too many units.
+    """
+    if workload.num_units > MAX_UNITS:
+        raise WorkloadError(
+            f"the workload has {workload.num_units:,} units; at most {MAX_UNITS:,} can be simulated. "
+            "Lower its minibatches or epochs."
+        )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 
-from executor.budget import BudgetTracker
 from hydrasim.cluster import Device as SimulatedDevice
 
 
@@ -28,21 +28,39 @@ class Device(ABC):
 class DeviceMemory(ABC):
     """One device's memory, opened in its worker. arena: uint8, holds every block.
 
-    cuda_index: the CUDA device, or None. tracker: what enforces the activation budget, if anything.
+    place: where the modules' constant tensors go. generator: what the device's operators draw from, None
+    where that is the process's own generator.
     """
 
     arena: torch.Tensor
-    cuda_index: int | None = None
-    tracker: BudgetTracker | None = None
+    place = torch.device("cpu")
+    generator: torch.Generator | None = None
+
+    @property
+    @abstractmethod
+    def peak_bytes(self) -> int:
+        """The most bytes that were alive at once outside the arena."""
 
     @abstractmethod
     def copy(self, target: torch.Tensor, source: torch.Tensor, direction: str) -> None:
         """Copy bytes between host store and arena; return when they have arrived."""
 
     @abstractmethod
-    def computing(self) -> AbstractContextManager[object]:
-        """Return the context that units run in."""
+    def fill(self, start: int, nbytes: int, value: int) -> None:
+        """Overwrite a range of the arena; return when that has happened."""
 
     @abstractmethod
-    def finish_compute(self) -> None:
-        """Wait until everything computed so far has happened."""
+    def computing(self) -> AbstractContextManager[object]:
+        """Return the context that units run in; past its end, everything computed in it has happened."""
+
+    @abstractmethod
+    def register_host(self, store: torch.Tensor, used_bytes: int) -> None:
+        """Learn which host memory copies are from and to, and that its first bytes are in use already."""
+
+    @abstractmethod
+    def exempt(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Leave constant tensors out of the budget for activations."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give everything back; the lanes have ended, and nothing else refers to the arena."""

@@ -11,6 +11,7 @@ import os
 import struct
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +52,9 @@ class CpuDevice(Device):
     def describe(self) -> SimulatedDevice:
         link = Link() if self.link_bytes_per_s is None else Link(self.link_bytes_per_s)
         kind = "cpu" if self.link_bytes_per_s is None else f"cpu, link {self.link_bytes_per_s:g} B/s"
-        return SimulatedDevice(self.memory_bytes, h2d=link, d2h=link, kind=kind)
+        return SimulatedDevice(
+            self.memory_bytes, h2d=link, d2h=link, kind=kind, root_complex=self.root_complex, on_host=True
+        )
 
     def open(self, arena_bytes: int, working_bytes: int, link_fd: int | None) -> DeviceMemory:
         return _CpuMemory(self, arena_bytes, working_bytes, link_fd)
@@ -66,6 +69,10 @@ class _CpuMemory(DeviceMemory):
         self.tracker = BudgetTracker(working_bytes)
         self.tracker.exempt(self.arena)
 
+    @property
+    def peak_bytes(self) -> int:
+        return self.tracker.peak_bytes
+
     def copy(self, target: torch.Tensor, source: torch.Tensor, direction: str) -> None:
         if self._clock is None:
             target.copy_(source)
@@ -76,12 +83,20 @@ class _CpuMemory(DeviceMemory):
             target[start:end].copy_(source[start:end])
             time.sleep(max(0.0, due_s - time.monotonic()))
 
+    def fill(self, start: int, nbytes: int, value: int) -> None:
+        self.arena[start : start + nbytes].fill_(value)
+
     def computing(self) -> BudgetTracker:
-        assert self.tracker is not None
         return self.tracker
 
-    def finish_compute(self) -> None:
-        """Do nothing: the CPU computes as it is told."""
+    def register_host(self, store: torch.Tensor, used_bytes: int) -> None:
+        """Do nothing: a copy between two places of host memory needs no preparation."""
+
+    def exempt(self, tensors: Iterable[torch.Tensor]) -> None:
+        self.tracker.exempt(list(tensors))
+
+    def close(self) -> None:
+        """Do nothing: the arena goes with the last reference to it."""
 
 
 class LinkClock:

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import hydrasim.policies as package
-from hydrasim.errors import PolicyError
+from hydrasim.errors import PolicyError, told
 from hydrasim.policies.base import Policy
 
 
@@ -66,8 +66,8 @@ def load_policy(location: str) -> Policy:
         made: Policy = value()
     except PolicyError:
         raise
-    except Exception as reason:
-        raise PolicyError(f"{location} cannot be used: {type(reason).__name__}: {reason}") from reason
+    except (Exception, SystemExit) as reason:
+        raise PolicyError(f"{location} cannot be used: {told(reason)}") from reason
     return made
 
 

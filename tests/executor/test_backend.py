@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
+from multiprocessing import Pipe
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional
 
 from executor import prepare, train
+from executor.backend import TorchBackend
+from executor.errors import ExecutionError
+from executor.messages import Broken
 from hydrasim.command import normal_form
 from hydrasim.mechanism import MECHANISMS
 from hydrasim.plan import Plan
@@ -74,3 +80,17 @@ def test_predecessors_end_before_a_command_starts(pools):
     spans = {span.number: span for span in train(jobs, pools[2].devices, pool=pools[2]).timeline.spans}
     for span in spans.values():
         assert all(spans[number].end_s <= span.start_s for number in span.after)
+
+
+def test_a_loader_that_fails_while_nothing_is_asked_of_it_is_told():
+    # Torch raises in a loader when a process of its DataLoader is killed; it once became a KeyError in the parent.
+    own, other = Pipe()
+    job = SimpleNamespace(name="A")
+    store, pool = SimpleNamespace(location={}), SimpleNamespace(workers=[])
+    backend = TorchBackend(SimpleNamespace(jobs=[job]), pool, {"A": own}, store, "emulated")  # type: ignore[arg-type]
+    other.send([Broken(7, "fetch", "RuntimeError: DataLoader worker (pid 1) is killed")])
+    with (
+        closing(backend),
+        pytest.raises(ExecutionError, match="job 'A': its loader failed while idle: RuntimeError: Data"),
+    ):
+        backend.next_event()

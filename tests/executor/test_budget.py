@@ -77,3 +77,12 @@ def test_the_peak_starts_anew_when_told():
         torch.ones(1000)
         tracker.reset_peak()
         assert tracker.peak_bytes == 0
+
+
+def test_a_sparse_gradient_counts_with_its_indices():
+    table = torch.nn.Embedding(100, 4, sparse=True)
+    with BudgetTracker() as tracker:
+        table(torch.tensor([3, 5])).sum().backward()
+        assert tracker.live_bytes >= 2 * 4 * 4
+        table.weight.grad = None
+    assert tracker.live_bytes == 0

@@ -60,8 +60,8 @@ def test_chaos_changes_no_bit(seed, world):
 
 
 def test_poison_covers_the_arena_and_what_a_load_will_fill():
-    arena = torch.zeros(256, dtype=torch.uint8)
-    chaos = Chaos(0, arena)
+    memory = CpuDevice(1 << 10).open(256, 256, None)
+    arena, chaos = memory.arena, Chaos(0, memory)
     assert arena.view(torch.float32).isnan().all()
     arena.zero_()
     unit = ShardUnit.parse("A/F0#0")

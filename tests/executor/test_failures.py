@@ -74,9 +74,22 @@ class Data:
 
     def __iter__(self):
         for batch in self.batches:
-            if isinstance(batch, Exception):
+            if isinstance(batch, BaseException):
                 raise batch
             yield batch
+
+
+class Leaves(RaisesAt):
+    def forward(self, x):
+        try:
+            return super().forward(x)
+        except ZeroDivisionError:
+            sys.exit(0)
+
+
+class Speechless(Exception):
+    def __str__(self):
+        raise ValueError
 
 
 class Suicide(RaisesAt):
@@ -114,6 +127,22 @@ FAILURES = {
     "a loader raises": (
         {"dataloader": Data(3, BATCH, BATCH, OSError("disk on fire"))},
         "job 'A' failed in the fetch of A/F0#2 in its loader: OSError: disk on fire",
+    ),
+    "a layer leaves": (
+        {"model": with_layer(Leaves()), "steps": 5},
+        "job 'A' failed in the compute of A/L1#4 on device 0: SystemExit: 0",
+    ),
+    "a loader leaves": (
+        {"dataloader": Data(3, BATCH, BATCH, SystemExit(0))},
+        "job 'A' failed in the fetch of A/F0#2 in its loader: SystemExit: 0",
+    ),
+    "a loader is interrupted": (
+        {"dataloader": Data(3, BATCH, BATCH, KeyboardInterrupt())},
+        "job 'A' failed in the fetch of A/F0#2 in its loader: KeyboardInterrupt",
+    ),
+    "a loader says nothing readable": (
+        {"dataloader": Data(3, BATCH, BATCH, Speechless())},
+        r"in its loader: Speechless: \(its message cannot be read\)",
     ),
     "a loader ends early": (
         {"dataloader": Data(3, BATCH, BATCH), "epochs": 2},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import resource
 
 import pytest
 import torch
@@ -115,3 +117,25 @@ def test_closing_gives_descriptors_back():
     store.close()
     del store
     assert open_fds() == before
+
+
+@pytest.mark.parametrize("limit", [0, 4096])
+def test_memory_that_the_system_does_not_give_is_one_clear_error(limit):
+    # `ulimit -f` counts for memory files too, and once ended in a bare OSError.
+    prepared, before = prepare([small_job()], [CpuDevice(1 << 20)]), open_fds()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        with pytest.raises(HostMemoryError, match=r"the host does not give [\d,]+ bytes .*: File too large"):
+            HostStore(prepared)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert open_fds() == before
+
+
+def test_only_what_is_in_use_has_memory_behind_it(store):
+    # What a GPU registers gets memory; the addresses kept for spares must not.
+    before = store.allocated_bytes
+    assert 0 <= before - store.reserved_bytes < mmap.PAGESIZE
+    store.spare(BlockKey("w", "A", 0, -1))
+    assert 0 <= store.allocated_bytes - store.reserved_bytes < mmap.PAGESIZE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from queue import SimpleQueue
 
-from executor.lanes import Completions, LaneThread
+from executor.lanes import Completions, LaneThread, Reporter
 from executor.messages import Broken, Done, Order
 from hydrasim.command import Command, Kind, Lane
 from hydrasim.workload import ShardUnit
@@ -86,3 +86,23 @@ def test_only_pending_commands_are_waited_for():
     completions.done(1)
     assert event.is_set()
     assert completions.events((0, 1)) == []
+
+
+def test_the_reporter_sends_everything_in_order_and_what_piled_up_together():
+    sent, first_is_out, may_go_on = [], threading.Event(), threading.Event()
+
+    def send(messages: list[Done | Broken]) -> None:
+        sent.append([message.number for message in messages])
+        first_is_out.set()
+        may_go_on.wait()
+
+    reporter = Reporter(send)
+    reporter.start()
+    reporter.report(Done(0, 0.0, 1.0))
+    first_is_out.wait()
+    for number in (1, 2, 3):
+        reporter.report(Done(number, 0.0, 1.0))
+    reporter.stop()
+    may_go_on.set()
+    reporter.join()
+    assert sent == [[0], [1, 2, 3]]

@@ -49,7 +49,48 @@ def test_buffers_are_counted_as_constant():
             super().__init__(4, 2)
             self.register_buffer("mask", torch.ones(2, 4))
 
-    assert pilot_of(model=nn.Sequential(Masked()), cuts=()).run(0, 1, pairs(1)[0][0]).constant_bytes == 32
+    assert pilot_of(model=nn.Sequential(Masked()), cuts=()).constant_bytes == 32
+
+
+def test_tensors_as_plain_attributes_and_in_the_loss_are_constant_too():
+    layer = nn.Linear(4, 2)
+    layer.table = torch.ones(10)[:4]  # all ten lie there
+    weights = torch.ones(2)
+    job = small_job(model=nn.Sequential(layer), loss_fn=lambda a, b: ((a - b).square() * weights).mean(), cuts=())
+    assert JobPilot(job).constant_bytes == 40 + 8
+
+
+class Caching(nn.Linear):
+    table = None
+
+    def forward(self, x):
+        if self.table is None:
+            self.table = torch.arange(16.0)
+        return super().forward(x) * self.table[:2]
+
+
+def test_what_a_layer_makes_once_and_keeps_is_found():
+    pilot = pilot_of(model=nn.Sequential(Caching(4, 2)), cuts=())
+    assert pilot.run(0, 1, pilot.input).retained_bytes == 64
+
+
+class Fork(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).t(), x * self.weight.sum()
+
+
+class Take(nn.Linear):
+    def forward(self, both):
+        return super().forward(both[0].t().contiguous())
+
+
+def test_a_shard_is_piloted_on_the_gradients_that_the_next_one_hands_back():
+    pilot = pilot_of(model=nn.Sequential(Fork(4, 8), Take(8, 2)))
+    first, second = pilot.chain([(0, 1), (1, 2)])
+    gradient, none = second.entry.leaves
+    assert (gradient.shape, gradient.stride) == ((8, 3), (1, 8))
+    assert none is None  # nobody used the second output
+    assert first.has_gradient == (True, True)
 
 
 def test_the_users_objects_and_random_state_stay_untouched():

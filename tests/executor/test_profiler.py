@@ -11,8 +11,9 @@ import executor.profiler
 from executor import DevicePool
 from executor.profiler import profile
 from experiments.demo import demo_prepared
+from hydrasim import Cluster, Device, Phase, Profile, Timeline
 from hydrasim.planning import make_plan
-from hydrasim.profile import Profile
+from hydrasim.timeline import Span
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +33,11 @@ def test_every_unit_and_fetch_is_measured_and_plans_follow(prepared, pool):
     (kind,) = found.kinds.values()
     units = {(job.name, unit) for job in prepared.workload.jobs for unit in range(len(job.shards))}
     assert {(job, shard) for job, _, shard in kind.units} == units
-    counted = {job.name: min(3, job.num_minibatches) - 1 for job in prepared.workload.jobs}  # the first is warm-up
+    counted = {job.name: min(3, job.num_minibatches) - 1 for job in prepared.workload.jobs}  # the first is apart
     assert all(m.median_s > 0 and m.num_samples == counted[job] for (job, _, _), m in kind.units.items())
+    assert {key: m.num_samples for key, m in kind.first_units.items()} == dict.fromkeys(kind.units, 1)
+    assert found.dispatch is not None
+    assert found.dispatch.mean_s > 0
     assert set(found.fetches) == {"A", "B", "C"}
     plan, _ = make_plan(prepared.workload, prepared.cluster, "fifo", costs=found.costs(prepared.cluster))
     assert plan.makespan_s
@@ -80,3 +84,50 @@ def test_a_partial_file_of_another_workload_or_damaged_is_not_used(prepared, poo
         (tmp_path / "profile.json.partial").write_text(text)
         found = profile(prepared, path=path, pool=pool, rounds=1, minibatches=2)
         assert all(m.median_s < 1e8 for kind in found.kinds.values() for m in kind.units.values())
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        {},
+        {"unit|cpu|A|F|0": [1.0]},  # other units are missing
+        {"nonsense": [1.0]},
+        {"unit|cpu|A|Z|0": [1.0]},
+        {"unit|cpu|A|F|0": []},
+        {"unit|cpu|A|F|0": [float("nan")]},
+        {"unit|cpu|A|F|0": [-1.0]},
+        {"unit|cpu|A|F|0": [1e300]},
+    ],
+)
+def test_a_partial_file_that_holds_no_times_is_not_used(prepared, tmp_path: Path, samples: object):
+    # Such a one once became an IndexError, a StatisticsError, or a profile with a hole.
+    path = tmp_path / "profile.json.partial"
+    path.write_text(json.dumps({"for": executor.profiler._identity(prepared), "rounds": [samples]}))
+    assert executor.profiler._resume(path, prepared) == []
+
+
+def test_a_folder_in_the_place_of_a_partial_file_is_not_read(prepared, tmp_path: Path):
+    (tmp_path / "profile.json.partial").mkdir()
+    assert executor.profiler._resume(tmp_path / "profile.json.partial", prepared) == []
+
+
+def test_what_others_took_meanwhile_is_no_part_of_a_commands_time():
+    # cores  A A A A .     one core; B begins at 1 and both go at half speed, until A is over at 3
+    #        . B B B B
+    spans = (
+        Span(0, "compute", 0, "compute", "A/L0#1", 0.0, 3.0),
+        Span(1, "compute", 1, "compute", "B/L0#1", 1.0, 4.0, issued_s=1.0),
+        Span(2, "compute", 1, "compute", "B/L0#0", 4.0, 5.0, issued_s=1.0),
+    )
+    cluster = Cluster((Device(64, kind="cpu", on_host=True),) * 2, host_cores=1)
+    found = executor.profiler._samples(Timeline(spans, {"num_devices": 2}), cluster)
+    assert found == {"unit|cpu|A|L|0": [2.0], "unit|cpu|B|L|0": [2.0], "first unit|cpu|B|L|0": [1.0]}
+
+
+def test_the_first_round_says_nothing_of_first_mini_batches_nor_do_copies_differ(prepared):
+    first, later = (
+        {"first unit|cpu|A|L|0": [s], "unit|cpu|A|L|0": [s], "first copy|cpu|h2d|64": [s]} for s in (8.0, 2.0)
+    )
+    (kind,) = executor.profiler._merge(prepared, [first, later], 2, 2).kinds.values()
+    assert (kind.first_units["A", Phase.LOSS, 0].mean_s, kind.units["A", Phase.LOSS, 0].mean_s) == (2.0, 5.0)
+    assert kind.copies["h2d"][64].mean_s == 2.0

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from executor.compare_state import identical
-from executor.tensors import Slot, spec_of, write_tree
+from executor.tensors import Slot, packed, spec_of, write_tree
 
 
 def through(tree):
@@ -65,3 +65,13 @@ def test_a_graph_that_saved_a_view_does_not_mind_writes_elsewhere_in_the_buffer(
     buffer[512:].fill_(1)
     loss.backward()
     assert scores.grad is not None
+
+
+def test_a_packed_tree_is_strided_as_in_a_buffer_and_wants_the_same_gradients():
+    wide = torch.arange(12.0).view(3, 4).requires_grad_()
+    tree = packed({"sliced": wide[:, :2], "turned": wide.t().detach(), "rest": (None, 3)})
+    assert (tree["sliced"].stride(), tree["sliced"].requires_grad) == ((2, 1), True)
+    assert (tree["turned"].stride(), tree["turned"].requires_grad) == ((1, 4), False)
+    assert tree["sliced"].tolist() == wide[:, :2].tolist()
+    assert tree["sliced"].grad_fn is None
+    assert tree["rest"] == (None, 3)

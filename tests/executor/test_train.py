@@ -66,8 +66,9 @@ def test_a_result_says_what_it_took(pools):
     assert result.timeline.header["label"] == "emulated"
     assert len(result.peak_bytes) == 2
     assert all(
-        0 < peak <= device.memory_bytes for peak, device in zip(result.peak_bytes, pools[2].devices, strict=True)
+        0 <= peak <= device.memory_bytes for peak, device in zip(result.peak_bytes, pools[2].devices, strict=True)
     )
+    assert max(result.peak_bytes) > 0  # the other device had nothing to do
     assert result.host_bytes > 0
     assert result.makespan_s > 0
 

@@ -41,10 +41,10 @@ def test_the_simulators_commands_train_the_model():
         for command in commands:
             if command.kind is Kind.FETCH:
                 while not done.issuperset(command.after):
-                    report = here.recv()
-                    assert isinstance(report, Done), report
-                    done.add(report.number)
-                    losses += [] if report.loss is None else [report.loss]
+                    for report in here.recv():
+                        assert isinstance(report, Done), report
+                        done.add(report.number)
+                        losses += [] if report.loss is None else [report.loss]
                 loader.fetch(command.unit.minibatch)
                 done.add(command.number)
                 run.done_elsewhere([command.number])

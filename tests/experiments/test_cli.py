@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -13,6 +14,7 @@ from hydrasim import Plan, Timeline
 from hydrasim.policies import policies
 from tests.experiments.worlds import as_json, write_world
 
+ROOT = Path(__file__).resolve().parents[2]
 WORLD = "workload.yaml --cluster cluster.yaml"
 SETTINGS = [
     (models, devices, kind) for models in (8, 64) for devices in (4, 8) for kind in ("homogeneous", "heterogeneous")
@@ -164,7 +166,7 @@ def test_explain_tells_why():
         ("simulate", "name either a WORKLOAD file or a --preset"),
         ("simulate missing.yaml --devices 1 --memory 1G", "cannot read missing.yaml"),
         ("simulate --preset paper-fig6 --policy nope", "PolicyError: no policy is named 'nope'; there are fifo"),
-        ("simulate --preset paper-fig6 --policy policy.py:Nope", "has no policy 'Nope'; it has LastFirst, Buggy"),
+        ("simulate --preset paper-fig6 --policy policy.py:Nope", "no policy 'Nope'; it has LastFirst, Buggy, Quits"),
         (
             "simulate --preset paper-fig6 --policy policy.py:Buggy",
             "buggy failed to choose for device 0: AttributeError",
@@ -174,6 +176,19 @@ def test_explain_tells_why():
         ("simulate --preset paper-fig6 --devices zero", "--devices"),
         ("simulate --preset paper-fig6 --gantt missing/run.png", "there is no folder missing to write run.png into"),
         ("simulate --preset paper-fig6 --gantt run.foo", "Format 'foo' is not supported"),
+        ("simulate workload.yaml --devices 1000000000 --memory 1MiB", "--devices"),
+        ("simulate --preset paper-fig7 --models 1000000000", "--models"),
+        ("simulate --preset paper-fig7 --scale nan", "units_scale is nan; it must be above 0"),
+        ("simulate workload.yaml --devices 1 --memory 9KiB --loading-zone nan", "loading_zone_fraction is nan"),
+        ("simulate endless.yaml --devices 1 --memory 1GiB", "units; at most 16,777,216 can be simulated"),
+        ("simulate /dev/zero --devices 1 --memory 1MiB", "cannot read /dev/zero: it is no regular file"),
+        ("simulate workload.yaml --cluster slow.yaml", "the costs say that load A/F0#0"),
+        ("simulate --preset paper-fig6 --policy policy.py:Quits", "quits failed to choose for device 0: SystemExit: 0"),
+        ("simulate --preset paper-fig6 --policy quits.py:X", "quits.py:X cannot be used: SystemExit: 0"),
+        ("simulate missing\x1b[2J.yaml --devices 1 --memory 1G", "cannot read missing\\x1b[2J.yaml"),
+        ("execute workload.yaml --weights policy.py", "policy.py cannot be a folder, since"),
+        ("demo -o policy.py/x", "policy.py/x cannot be a folder, since"),
+        ("execute my.py:jobs --devices 1000", "--devices"),
         ("simulate --preset paper-fig6 --plan missing.json", "PlanError: cannot read missing.json"),
         ("compare workload.yaml --devices 2 --memory 1KiB", "no policy can run this workload; fifo: shard 0 of 'A'"),
         ("explain A/F0#0 --timeline missing.jsonl", "TimelineError: cannot read missing.jsonl"),
@@ -183,6 +198,34 @@ def test_explain_tells_why():
 )
 def test_a_mistake_gives_one_message_and_exit_code_2(command, message):
     assert message in mistake(command)
+
+
+def test_a_pictures_title_is_no_formula(folder):
+    # A file's name with dollar signs was parsed as one, and failed.
+    (folder / "$x^{$.py").write_text((folder / "policy.py").read_text())
+    assert (
+        run("simulate workload.yaml --cluster cluster.yaml --policy '$x^{$.py:LastFirst' --gantt run.png").exit_code
+        == 0
+    )
+
+
+def test_a_picture_that_cannot_be_written_leaves_no_piece_of_it(folder):
+    assert run("simulate --preset paper-fig6 --gantt run.foo").exit_code == 2
+    assert not [path for path in folder.iterdir() if "run" in path.name]
+
+
+@pytest.mark.parametrize("command", ["policies", "simulate --preset paper-fig6", "simulate --preset paper-fig6 --json"])
+def test_a_full_output_is_one_message(command):
+    with open("/dev/full", "w") as full:
+        arguments = [sys.executable, "-m", "experiments", *shlex.split(command)]
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (2, "the system refused: OSError: [Errno 28] No space left on device\n")
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback():
+    command = f"{sys.executable} -m experiments policies | head -c 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert "Traceback" not in done.stderr
 
 
 def test_an_unknown_unit_comes_with_near_ones():

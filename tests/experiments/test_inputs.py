@@ -66,7 +66,7 @@ def test_a_workload_file_with_devices_of_the_command_line(world):
     inputs = read_inputs(world / "workload.yaml", devices=3, memory="8KiB", link="1kB/s")
     assert [job.name for job in inputs.workload.jobs] == ["A", "B"]
     assert inputs.cluster.devices == (Device(8192, h2d=Link(1000), d2h=Link(1000)),) * 3
-    assert inputs.effects == "transfers"
+    assert inputs.effects == "overheads"
     assert inputs.profile_digest == ""
 
 

@@ -39,6 +39,11 @@ class Buggy(Policy):
         return view.nothing
 
 @dataclass(frozen=True)
+class Quits(Policy):
+    def choose(self, device, view):
+        raise SystemExit(0)
+
+@dataclass(frozen=True)
 class Interrupted(Policy):
     def choose(self, device, view):
         raise KeyboardInterrupt
@@ -46,10 +51,13 @@ class Interrupted(Policy):
 
 
 def write_world(folder: Path) -> None:
-    """Write workload.yaml, cluster.yaml, policy.py and profile.json."""
+    """Write workload.yaml, cluster.yaml, policy.py and profile.json, and some that are not to be used."""
     (folder / "workload.yaml").write_text(WORKLOAD)
     (folder / "cluster.yaml").write_text(CLUSTER)
     (folder / "policy.py").write_text(POLICY)
+    (folder / "quits.py").write_text("raise SystemExit(0)")
+    (folder / "endless.yaml").write_text(WORKLOAD.replace("minibatches: 2", "minibatches: 9000000000000000000"))
+    (folder / "slow.yaml").write_text(CLUSTER.replace("bytes_per_s: 1024", "bytes_per_s: 5.0e-324"))
     profile().write(folder / "profile.json")
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from hydrasim import Cluster, Device, Link, Shard, TrainingJob, Workload, simulate
-from hydrasim.compare import compare, naive_s
+from hydrasim.compare import compare, naive_s, ratio
 from hydrasim.errors import PolicyError
 from hydrasim.planning import make_plan
 from hydrasim.policies import Policy, policies
@@ -138,3 +138,8 @@ def test_a_world_that_takes_no_time_has_no_ratio():
     (row,) = compare(nothing, Cluster.of(1, Device(1)), ["fifo"], effects="theory").rows
     assert (row.makespan_s, row.ratio_to_bound) == (0.0, None)
     assert simulate(nothing, Cluster.of(1, Device(1)), "fifo", effects="theory").makespan_s == 0.0
+
+
+def test_a_makespan_is_no_multiple_of_next_to_nothing():
+    # 1 s over 5e-324 s is infinite, which JSON cannot say.
+    assert [ratio(3.0, 2.0), ratio(1.0, 5e-324), ratio(1.0, 0.0)] == [1.5, None, None]

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydrasim import Cluster, Device, HydraError, Link, Shard, TrainingJob
-from hydrasim.errors import ClusterError, WorkloadError
+from experiments.hostile.mutations import mutate
+from hydrasim import Cluster, Device, HydraError, Link, Plan, Profile, Shard, Timeline, TrainingJob
+from hydrasim.errors import ClusterError, PlanError, ProfileError, TimelineError, WorkloadError
 from hydrasim.files import cluster_fields, read_cluster, read_text, read_workload, workload_fields, write_text
-from tests.worlds import fig6, workload
+from hydrasim.planning import make_plan
+from tests.worlds import devices, fig6, workload
 
 WORKLOAD = """\
 version: 1
@@ -184,6 +188,98 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path):
         read_text(tmp_path / "nowhere", WorkloadError)
     with pytest.raises(WorkloadError, match="cannot read .*: Is a directory"):
         read_text(tmp_path, WorkloadError)
+
+
+TWICE = {
+    "it.yaml": WORKLOAD.replace("minibatches: 2", "minibatches: 2\n    minibatches: 3"),
+    "it.json": json.dumps(workload_fields(fig6())).replace('"version": 1', '"version": 1, "version": 1'),
+}
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_a_field_that_is_there_twice_is_refused(tmp_path: Path, name: str):
+    # Readers keep one of them, and it once was silently the last.
+    with pytest.raises(WorkloadError, match=r"it\..*(minibatches|version)' is there twice; keep one of the two"):
+        read_workload(write(tmp_path, TWICE[name], name))
+
+
+@pytest.mark.parametrize(
+    "value", ["!!bool 7", "!!int ''", "!!timestamp x", "!!float x", "!!binary x", "!unknown x", "1:"]
+)
+def test_yaml_that_its_parser_fails_on_is_refused(tmp_path: Path, value: str):
+    # It lets KeyError, IndexError and AttributeError through.
+    with pytest.raises(WorkloadError, match=r"it\.yaml"):
+        read_workload(write(tmp_path, WORKLOAD.replace("minibatches: 2", f"minibatches: {value}")))
+
+
+@pytest.mark.parametrize("seconds", ["1.0e+308", "1.0e+13"])
+def test_seconds_whose_sums_would_overflow_are_refused(tmp_path: Path, seconds: str):
+    with pytest.raises(WorkloadError, match=r"jobs\.0\.shards\.0\.forward_s: .*less than or equal to 1000000000000"):
+        read_workload(write(tmp_path, WORKLOAD.replace("forward_s: 1", f"forward_s: {seconds}")))
+
+
+def test_lists_that_multiply_are_refused(tmp_path: Path):
+    jobs = [
+        f"  - {{name: j{i}, minibatches: 1, repeat: 65536, shards: [{{forward_s: 1, backward_s: 1}}]}}"
+        for i in range(17)
+    ]
+    with pytest.raises(WorkloadError, match=r"it\.yaml: jobs: they have 1,114,112 shards together; at most 1,048,576"):
+        read_workload(write(tmp_path, "jobs:\n" + "\n".join(jobs)))
+    with pytest.raises(ClusterError, match=r"it\.yaml: devices: there are 131,072; at most 65,536"):
+        read_cluster(write(tmp_path, "devices:\n" + "  - {memory_bytes: 1, count: 65536}\n" * 2))
+
+
+def test_yaml_has_a_lower_limit_than_json(tmp_path: Path):
+    with pytest.raises(WorkloadError, match=r"it\.yaml holds more than 4 MiB"):
+        read_workload(write(tmp_path, WORKLOAD + "#" * (5 << 20)))
+
+
+def test_a_thousand_jobs_are_read_at_once(tmp_path: Path):
+    job = workload_fields(fig6())["jobs"][0]
+    path = write(tmp_path, json.dumps({"jobs": [job | {"name": f"j{i}"} for i in range(1000)]}), "it.json")
+    assert len(read_workload(path).jobs) == 1000
+
+
+DEMO = Path(__file__).parents[2] / "results" / "demo"
+KINDS: dict[str, tuple[Callable[[], bytes], Callable[[Path], object], type[HydraError]]] = {
+    "workload.json": (lambda: json.dumps(workload_fields(fig6())).encode(), read_workload, WorkloadError),
+    "workload.yaml": (WORKLOAD.encode, read_workload, WorkloadError),
+    "cluster.yaml": (CLUSTER.encode, read_cluster, ClusterError),
+    "profile.json": ((DEMO / "profile.json").read_bytes, Profile.read, ProfileError),
+    "plan.json": (lambda: made_plan()[0].to_json().encode(), Plan.read, PlanError),
+    "timeline.jsonl": (lambda: made_plan()[1].to_lines().encode(), Timeline.read, TimelineError),
+}
+
+
+def made_plan() -> tuple[Plan, Timeline]:
+    return make_plan(fig6(), devices(2), "sharded-lrtf")
+
+
+@pytest.mark.parametrize("name", KINDS)
+@given(seed=st.integers(0, 1 << 32))
+def test_a_spoilt_file_is_read_or_one_clear_error(tmp_path_factory: pytest.TempPathFactory, name: str, seed: int):
+    good, read, error = KINDS[name]
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_bytes(mutate(good(), Random(seed)))
+    message = str(path)
+    try:
+        read(path)
+    except error as reason:  # anything else fails the test
+        message = str(reason)
+    assert str(path) in message
+    assert len(message) < 1000
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_good_file_is_read(tmp_path: Path, name: str):
+    good, read, _ = KINDS[name]
+    assert read(write(tmp_path, good(), name))
+
+
+def test_no_pickle_lies_on_a_path_that_a_file_can_reach():
+    programs = [path.read_text() for path in (DEMO.parents[1] / "hydrasim").rglob("*.py")]
+    for word in ("pickle", "marshal", "shelve", "unsafe_load", "full_load", "yaml.load(", "eval("):
+        assert not any(word in program for program in programs)
 
 
 def test_a_file_is_written_whole_and_nothing_else_is_left(tmp_path: Path):

@@ -50,7 +50,7 @@ def test_a_run_records_every_command_and_says_what_it_was():
     assert timeline.header == {
         "label": "emulated",
         "policy": "fifo",
-        "effects": "transfers",
+        "effects": "overheads",
         "num_devices": 1,
         "workload": brain.workload.digest,
         "note": "x",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hydrasim import Cluster, Device, HydraError, Link, Phase, Profile, Shard, ShardUnit, TrainingJob, simulate
+from hydrasim import Cluster, Device, HydraError, Link, Mechanism, Phase, Profile, Shard, ShardUnit, TrainingJob, simulate
 from hydrasim.errors import ProfileError
 from hydrasim.profile import KindProfile, Measurement, StatedCosts
 from tests.worlds import devices, job, workload
@@ -67,6 +67,32 @@ def test_measured_units_and_fetches_are_looked_up():
     assert costs.compute_s(UNIT, 0) == 4.0
     assert costs.fetch_s("A") == 0.25
     assert simulate(JOBS, devices(1), "fifo", costs=costs).makespan_s == 4.25
+
+
+def test_a_first_mini_batch_has_times_of_its_own():
+    kind = replace(profile().kinds["simulated"], first_units={("A", Phase.LOSS, 0): once(6.0)})
+    costs = profile(kinds={"simulated": kind}).costs(devices(1))
+    assert (costs.compute_s(UNIT._replace(minibatch=0), 0), costs.compute_s(UNIT, 0)) == (6.0, 4.0)
+    assert profile().costs(devices(1)).compute_s(UNIT._replace(minibatch=0), 0) == 4.0
+
+
+def test_a_distorted_profile_is_off_by_what_was_asked_for():
+    kind = replace(profile().kinds["simulated"], first_units={("A", Phase.LOSS, 0): once(6.0)})
+    costs = profile(kinds={"simulated": kind}).distorted(lambda unit: 2.0, lambda nbytes: nbytes / 64).costs(devices(1))
+    assert (costs.compute_s(UNIT, 0), costs.compute_s(UNIT._replace(minibatch=0), 0)) == (8.0, 12.0)
+    assert (costs.copy_s(64, 0, "h2d"), costs.copy_s(256, 0, "h2d")) == (1.0, 32.0)
+    assert costs.fetch_s("A") == 0.25
+
+
+def test_dispatch_is_charged_where_overheads_are():
+    # without prefetch the second and third unit are issued half a second after the end before them
+    slow = profile(dispatch=once(0.5), fetches={"A": once(0.0)})
+    jobs = workload(job("A", minibatches=2), job("B"))
+    kind = KindProfile({(name, Phase.LOSS, 0): once(4.0) for name in "AB"}, slow.kinds["simulated"].copies)
+    costs = replace(slow, kinds={"simulated": kind}, fetches={"A": once(0.0), "B": once(0.0)}).costs(devices(1))
+    assert simulate(jobs, devices(1), "fifo", costs=costs, effects="contention").makespan_s == 12.0
+    one_by_one = Mechanism(prefetch=False)
+    assert simulate(jobs, devices(1), "fifo", costs=costs, mechanism=one_by_one).makespan_s == 13.0
 
 
 @pytest.mark.parametrize(

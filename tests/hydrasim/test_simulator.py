@@ -11,9 +11,9 @@ import pytest
 from hydrasim import HYDRA_RELEASED, OURS, Mechanism, Phase, Shard, ShardUnit, TrainingJob, simulate
 from hydrasim.command import Command, Kind, Lane
 from hydrasim.dag import minibatch_dag
-from hydrasim.errors import StallError
+from hydrasim.errors import ProfileError, StallError, WorkloadError
 from hydrasim.profile import StatedCosts
-from hydrasim.simulator import SimBackend
+from hydrasim.simulator import SimBackend, charging
 from tests.worlds import BLOCK, BYTE_A_SECOND, Script, devices, fig6, heavy, job, spans, times, units, workload
 
 
@@ -190,7 +190,7 @@ def compute(number: int, *after: int, device: int = 0) -> Command:
 def test_a_lane_holds_its_place_while_its_head_waits():
     # gpu0  0 0 . 2        1 waits for nobody but 0; 3 stands behind 2, which waits for 1 on gpu 1
     # gpu1  . 1            though 3 could start at once: first come, first served
-    backend = SimBackend(free_costs())
+    backend = SimBackend(charging(free_costs()))
     backend.submit([compute(0, device=1), compute(1, 0, device=1), compute(2, 1), compute(3)])
     ends = {}
     for _ in range(4):
@@ -201,7 +201,7 @@ def test_a_lane_holds_its_place_while_its_head_waits():
 
 def test_commands_that_can_never_start_are_an_error_with_their_story():
     # 1 waits for 2, which stands behind it on the same lane
-    backend = SimBackend(free_costs())
+    backend = SimBackend(charging(free_costs()))
     backend.submit([compute(0), compute(1, 2), compute(2)])
     assert backend.next_event().command.number == 0
     with pytest.raises(
@@ -212,7 +212,7 @@ def test_commands_that_can_never_start_are_an_error_with_their_story():
 
 def test_waiting_with_nothing_submitted_is_a_stall():
     with pytest.raises(StallError, match="nothing can start any more"):
-        SimBackend(free_costs()).next_event()
+        SimBackend(charging(free_costs())).next_event()
 
 
 def test_all_jobs_of_one_shard_and_no_bytes_only_compute():
@@ -231,3 +231,21 @@ def test_a_boundary_that_stays_is_stored_but_not_loaded_again():
     assert [span.block for span in spans(kept, "store")] == ["A/x1#0", "A/g0#0"]
     assert spans(kept, "load") == []
     assert [span.block for span in spans(spilled, "load")] == ["A/x1#0", "A/g0#0"]
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0, -5e-324, 1e13])
+@pytest.mark.parametrize("method", ["compute_s", "copy_s", "fetch_s"])
+def test_costs_that_are_no_times_are_refused(method: str, seconds: float):
+    # Negative ones once were SimPy's ValueError, infinite ones a makespan that JSON cannot say.
+    world, cluster = workload(heavy("A")), devices(1, link=BYTE_A_SECOND)
+    costs = StatedCosts(world, cluster)
+    setattr(costs, method, lambda *_: seconds)
+    with pytest.raises(ProfileError, match=rf"the costs say that .* takes {seconds} s; it must be from 0 to 1e\+12 s"):
+        simulate(world, cluster, "fifo", costs=costs)
+
+
+def test_a_simulation_without_end_is_refused_before_it_begins():
+    with pytest.raises(
+        WorkloadError, match="the workload has 18,000,000,000 units; at most 16,777,216 can be simulated"
+    ):
+        simulate(workload(job(minibatches=10**10), job("B", minibatches=8 * 10**9)), devices(1), "fifo")

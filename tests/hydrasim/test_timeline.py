@@ -36,6 +36,22 @@ def test_without_a_header_the_spans_tell_the_number_of_devices():
     assert Timeline(TWO.spans).num_devices == 2
 
 
+def test_dispatch_is_from_the_end_that_caused_a_span_to_its_issue():
+    spans = (
+        Span(0, "compute", 0, "compute", "A/F0#0", 0.0, 2.0),
+        Span(1, "compute", 0, "compute", "A/F0#1", 3.0, 4.0, issued_s=2.5, cause=0),
+        Span(2, "compute", 0, "compute", "A/F0#2", 4.0, 5.0, issued_s=1.0, cause=7),
+    )
+    assert Timeline(spans).dispatch_s() == {1: 0.5}
+
+
+def test_a_simulated_span_names_the_end_that_caused_it():
+    timeline = simulate(fig6(), devices(2), "sharded-lrtf", effects="theory")
+    ends = {span.number: span.end_s for span in timeline.spans}
+    assert [span.cause for span in timeline.spans if span.start_s == 0.0] == [-1, -1]
+    assert all(span.issued_s == ends[span.cause] for span in timeline.spans if span.cause >= 0)
+
+
 def test_an_empty_timeline_has_no_length():
     assert (Timeline(()).makespan_s, Timeline(()).utilization()) == (0.0, 0.0)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hydrasim import Phase, Shard, ShardUnit, TrainingJob, Workload
 from hydrasim.errors import HydraError, WorkloadError
+from hydrasim.workload import check_size
 from tests.worlds import fig6, job, workload
 
 
@@ -131,3 +132,19 @@ def test_workloads_are_immutable():
 def test_every_error_of_ours_is_a_hydra_error_and_a_builtin_one():
     assert issubclass(WorkloadError, HydraError)
     assert issubclass(WorkloadError, ValueError)
+
+
+@pytest.mark.parametrize("text", ["A/F\u0663#0", f"A/F0#{'9' * 5000}", "A/F0#0\n"])
+def test_a_unit_is_written_in_plain_digits(text: str):
+    with pytest.raises(WorkloadError, match="is not a unit"):
+        ShardUnit.parse(text)
+
+
+def test_two_jobs_of_one_name_among_many_are_found():
+    jobs = [job(f"j{i}") for i in range(20_000)]
+    with pytest.raises(WorkloadError, match="two jobs are named 'j7'"):
+        Workload((*jobs, job("j7")))
+
+
+def test_a_workload_that_can_be_simulated_passes():
+    check_size(fig6())

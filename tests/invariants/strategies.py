@@ -85,9 +85,12 @@ def worlds(draw: st.DrawFn) -> World:
     for _ in range(draw(st.integers(1, 3))):
         slack = draw(st.integers(0, 20)) * 64 + draw(st.sampled_from([64, 71]))
         memory = aligned(workload.working_bytes) + aligned(need) + slack
-        devices.append(Device(memory, speed=draw(st.sampled_from([1.0, 2.0])), h2d=draw(LINKS), d2h=draw(LINKS)))
+        speed, root_complex = draw(st.sampled_from([1.0, 2.0])), draw(st.sampled_from(["", "a"]))
+        on_host = draw(st.booleans())
+        devices.append(Device(memory, speed, draw(LINKS), draw(LINKS), root_complex=root_complex, on_host=on_host))
     policy = draw(st.sampled_from(sorted(policies())))
-    return World(workload, Cluster(tuple(devices)), policy, mechanism, draw(st.integers(0, 3)))
+    cluster = Cluster(tuple(devices), draw(st.sampled_from([None, 1, 2])))
+    return World(workload, cluster, policy, mechanism, draw(st.integers(0, 3)))
 
 
 def neediest_unit_bytes(workload: Workload) -> int:
@@ -117,3 +120,6 @@ class PerturbedCosts:
 
     def fetch_s(self, job: str) -> float:
         return self._draw("fetch", job)
+
+    def dispatch_s(self) -> float:
+        return self._draw("dispatch")

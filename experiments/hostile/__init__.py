@@ -1,0 +1,1 @@
+"""Bad input and bad users, thousands of them: `python -m experiments.hostile`."""

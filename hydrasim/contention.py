@@ -1,0 +1,80 @@
+"""What commands compete for, and how fast each goes on while others use the same thing.
+
+Links behind one root complex carry so many bytes a second together; emulated devices compute, and copy
+at memory speed, on the host's cores. Whoever uses a thing gets an equal share of it, at every moment.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from hydrasim.command import HOST, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hydrasim.cluster import Cluster
+    from hydrasim.timeline import Timeline
+
+Resource = tuple[str, str]  # what it is, and where
+CORES: Resource = ("cores", "host")
+
+
+class Contention:
+    """Which commands of a cluster compete, and for what."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._uses: dict[tuple[int, str], Resource] = {}
+        self._num_cores = math.inf if cluster.host_cores is None else float(cluster.host_cores)
+        shared = [device.root_complex for device in cluster.devices]
+        for index, device in enumerate(cluster.devices):
+            for kind, link in ((Kind.LOAD.value, device.h2d), (Kind.STORE.value, device.d2h)):
+                if device.root_complex and shared.count(device.root_complex) > 1:
+                    self._uses[index, kind] = (kind, device.root_complex)
+                elif device.on_host and math.isinf(link.bytes_per_s):
+                    self._uses[index, kind] = CORES
+            if device.on_host:
+                self._uses[index, Kind.COMPUTE.value] = CORES
+        if any(device.on_host for device in cluster.devices):
+            self._uses[HOST, Kind.FETCH.value] = CORES
+
+    def resource_of(self, device: int, kind: str) -> Resource | None:
+        """Return what commands of this kind compete for on this device, None when they have it to themselves."""
+        return self._uses.get((device, kind))
+
+    def rate(self, resource: Resource, num_users: int) -> float:
+        """Return how fast each of so many users goes, 1 when as fast as alone."""
+        capacity = self._num_cores if resource == CORES else 1.0
+        return min(1.0, capacity / num_users)
+
+
+def uncontended_s(timeline: Timeline, cluster: Cluster) -> Mapping[int, float]:
+    """Return by span number the seconds that each span of a run would have taken without the others.
+
+    Counted from when the span could have begun; the inverse of what a simulation with contention does.
+    """
+    contention = Contention(cluster)
+    ready_s = timeline.ready_s()
+    alone_s = {span.number: span.end_s - ready_s[span.number] for span in timeline.spans}
+    users: dict[Resource, list[tuple[float, bool, int]]] = {}  # (time, whether it ends, span number)
+    for span in timeline.spans:
+        resource = contention.resource_of(span.device, span.kind)
+        if resource is not None:
+            edges = users.setdefault(resource, [])
+            edges += [(ready_s[span.number], False, span.number), (span.end_s, True, span.number)]
+            alone_s[span.number] = 0.0
+    for resource, edges in users.items():
+        active: set[int] = set()
+        edges.sort()
+        for (now_s, ends, number), (next_s, _, _) in pairwise(edges):
+            if ends:
+                active.remove(number)
+            else:
+                active.add(number)
+            if active and next_s > now_s:
+                work_s = (next_s - now_s) * contention.rate(resource, len(active))
+                for user in sorted(active):
+                    alone_s[user] += work_s
+    return alone_s
