@@ -11,6 +11,8 @@ import mmap
 import os
 import pickle
 import struct
+from collections import Counter
+from contextlib import suppress
 
 import torch
 
@@ -24,6 +26,7 @@ from hydrasim.dataflow import BlockKey, aligned, block_bytes
 
 HEADER_BYTES = 4096  # the packed tree's shape, before a boundary's bytes
 _LENGTH = struct.Struct("q")
+_MADV_POPULATE_WRITE = 23  # not yet a name in mmap
 Place = tuple[str, str, int, int]  # kind, job, shard or slot, parity
 
 
@@ -39,6 +42,11 @@ class StoreView:
     def allocated_bytes(self) -> int:
         """How much of the file has memory behind it, counted from its start; the rest is addresses."""
         return min(self.nbytes, os.fstat(self.fd).st_blocks * 512)
+
+    def populate(self) -> None:
+        """Map now what has memory behind it, instead of page by page in the first copies; needs Linux 5.14."""
+        with suppress(OSError):
+            self._map.madvise(_MADV_POPULATE_WRITE, 0, self.allocated_bytes)
 
     def tensor(self, offset: int, nbytes: int) -> torch.Tensor:
         """Return bytes of the store as a uint8 tensor."""
@@ -105,6 +113,9 @@ class HostStore(StoreView):
             for shard in range(len(job.shards))
         }
         self.location = {key: self._reserve(nbytes) for key, nbytes in sizes.items()}
+        # As many spares as are usually in use, now: the memory for one more takes milliseconds to get ready.
+        usual = {nbytes: min(count, 1 + len(prepared.devices)) for nbytes, count in Counter(sizes.values()).items()}
+        self._spares = {nbytes: [self._reserve(nbytes) for _ in range(count)] for nbytes, count in usual.items()}
         initial = self._end
         # Addresses only: a shard may have a store in flight for each unit in flight and one before them.
         bound = initial + sum(sizes.values()) * 2 * (1 + len(prepared.devices))
@@ -119,7 +130,6 @@ class HostStore(StoreView):
             os.close(fd)
             raise
         super().__init__(fd, bound, places)
-        self._spares: dict[int, list[int]] = {}
         self._sizes = sizes
         for part in prepared.partitions:
             self._write_initial(part)
@@ -135,7 +145,7 @@ class HostStore(StoreView):
     def spare(self, key: BlockKey) -> int:
         """Return a region to write the next version of a shard's state to."""
         nbytes = self._sizes[key]
-        free = self._spares.setdefault(nbytes, [])
+        free = self._spares[nbytes]
         if free:
             return free.pop()
         region = self._reserve(nbytes)
@@ -144,7 +154,7 @@ class HostStore(StoreView):
 
     def commit(self, key: BlockKey, region: int) -> None:
         """Make a completely written region the shard's current state; the old one becomes a spare."""
-        self._spares.setdefault(self._sizes[key], []).append(self.location[key])
+        self._spares[self._sizes[key]].append(self.location[key])
         self.location[key] = region
 
     def block(self, key: BlockKey) -> torch.Tensor:

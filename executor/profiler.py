@@ -12,7 +12,9 @@ import platform
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -32,10 +34,11 @@ from hydrasim.timeline import Timeline
 from hydrasim.workload import Phase, ShardUnit
 
 Samples = dict[str, list[float]]  # "kind|what|..." -> seconds
-_FIRST = "first "  # names what was done for a job's first mini-batch
+_FIRST, _ALONE = "first ", "alone "  # for a job's first mini-batch; while no other device computed
 
-ROUNDS, MINIBATCHES = 3, 5
+ROUNDS, MINIBATCHES = 5, 4
 _POLICY = "sharded-lrtf"  # no job is left to run alone at the end, so all are measured beside others
+_POLICY_ALONE, _ALONE_EVERY = "one-model-spilling", 2
 
 
 def profile(
@@ -51,27 +54,32 @@ def profile(
     """Measure a prepared workload; weights stay as they are. Write the profile to `path` if given.
 
     rounds: repeats of the whole measurement; each trains every job for `minibatches` mini-batches, of
-    which the first is slower and measured apart. A measurement that was cut short goes on at its last
+    which the first is slower and measured apart; every other round also trains them on one device alone,
+    to see what the others' work costs. A measurement that was cut short goes on at its last
     complete round, from the file `path`.partial.
 
     Raises:
         ExecutionError: a job failed.
     """
-    partial = None if path is None else path.with_name(path.name + ".partial")
-    done = _resume(partial, prepared)
+    resumable = None if path is None else path.with_name(path.name + ".partial")
+    done = _resume(resumable, prepared)
     with DevicePool(prepared.devices) if pool is None else nullcontext(pool) as workers:
         while len(done) < rounds:
-            result = train(
-                prepared.limited(minibatches), policy=_POLICY, mechanism=mechanism, pool=workers,
-                seed=len(done), update_models=False, on_event=on_event,
-            )  # fmt: skip
-            done.append(_samples(result.timeline, prepared.cluster))
-            if partial is not None:
-                write_text(partial, json.dumps({"for": _identity(prepared), "rounds": done}))
+            run = partial(
+                train, mechanism=mechanism, pool=workers, seed=len(done), update_models=False, on_event=on_event
+            )
+            timeline = run(prepared.limited(minibatches), policy=_POLICY).timeline
+            samples = _samples(timeline, prepared.cluster)
+            if len(prepared.devices) > 1 and len(done) % _ALONE_EVERY == 0:
+                alone = run(prepared.limited(2), policy=_POLICY_ALONE).timeline
+                samples |= {_ALONE + name: seconds for name, seconds in _samples(alone, prepared.cluster).items()}
+            done.append(samples)
+            if resumable is not None:
+                write_text(resumable, json.dumps({"for": _identity(prepared), "rounds": done}))
     measured = _merge(prepared, done, rounds, minibatches)
-    if path is not None and partial is not None:
+    if path is not None and resumable is not None:
         measured.write(path)
-        partial.unlink(missing_ok=True)
+        resumable.unlink(missing_ok=True)
     return measured
 
 
@@ -99,44 +107,65 @@ def _samples(timeline: Timeline, cluster: Cluster) -> Samples:
     return samples
 
 
+def _slowdowns(prepared: Prepared, done: list[Samples]) -> dict[str, float]:
+    """Return by job how many times longer its units took beside other devices' work, in the same rounds."""
+    beside_s, alone_s = (dict.fromkeys(prepared.workload.by_name, 0.0) for _ in range(2))
+    for samples in done:
+        for name in samples:
+            if name.startswith("unit|") and _ALONE + name in samples:
+                job = name.split("|")[2]
+                beside_s[job] += fmean(samples[name])
+                alone_s[job] += fmean(samples[_ALONE + name])
+    return {job: max(1.0, beside_s[job] / alone_s[job]) if alone_s[job] else 1.0 for job in beside_s}
+
+
 def _merge(prepared: Prepared, done: list[Samples], rounds: int, minibatches: int) -> Profile:
-    together: Samples = {}
-    for index, samples in enumerate(done):
-        for name, seconds in samples.items():
-            if index or not name.startswith(_FIRST) or rounds == 1:  # new processes are slower at first, once
-                together.setdefault(name, []).extend(seconds)
-    for name in [name for name in together if name.startswith(_FIRST)]:
-        if not name.startswith(f"{_FIRST}unit"):  # only units differ; a copy may have been done only then
-            together.setdefault(name.removeprefix(_FIRST), together[name])
-            del together[name]
+    slowdowns = _slowdowns(prepared, done)
     kinds: dict[str, KindProfile] = {
         device.kind: KindProfile(copies={"h2d": {}, "d2h": {}}) for device in prepared.cluster.devices
     }
     fetches: dict[str, Measurement] = {}
     dispatch = None
-    for name, seconds in sorted(together.items()):
+    for name, seconds in sorted(_together(done).items()):
         what, *rest = name.split("|")
-        measurement = Measurement.of(seconds)
         if what == "dispatch":
-            dispatch = measurement
+            dispatch = Measurement.of(seconds)
         elif what == "fetch":
-            fetches[rest[0]] = measurement
+            fetches[rest[0]] = Measurement.of(seconds)
         elif what.endswith("unit"):
             units = kinds[rest[0]].first_units if what.startswith(_FIRST) else kinds[rest[0]].units
-            units[rest[1], Phase(rest[2]), int(rest[3])] = measurement
+            alone = Measurement.of(second / slowdowns[rest[1]] for second in seconds)
+            units[rest[1], Phase(rest[2]), int(rest[3])] = alone
         else:
             direction: Direction = "h2d" if rest[1] == "h2d" else "d2h"
-            kinds[rest[0]].copies[direction][int(rest[2])] = measurement
+            kinds[rest[0]].copies[direction][int(rest[2])] = Measurement.of(seconds)
     provenance = host_provenance() | {"rounds": rounds, "minibatches": minibatches}
-    return Profile(prepared.workload, kinds, fetches, provenance, prepared.cluster, dispatch)
+    return Profile(prepared.workload, kinds, fetches, provenance, prepared.cluster, dispatch, slowdowns)
 
 
-def _resume(partial: Path | None, prepared: Prepared) -> list[Samples]:
+def _together(done: list[Samples]) -> Samples:
+    """Return the samples of all rounds, but those taken alone.
+
+    Only of units is the first mini-batch kept apart; a copy of some size may have been done only then.
+    """
+    found: Samples = {}
+    for index, samples in enumerate(done):
+        for name, seconds in samples.items():
+            is_cold = name.startswith(_FIRST) and index == 0 and len(done) > 1  # new processes are slower, once
+            if not name.startswith(_ALONE) and not is_cold:
+                found.setdefault(name, []).extend(seconds)
+    for name in [name for name in found if name.startswith(_FIRST) and not name.startswith(f"{_FIRST}unit")]:
+        found.setdefault(name.removeprefix(_FIRST), found[name])
+        del found[name]
+    return found
+
+
+def _resume(path: Path | None, prepared: Prepared) -> list[Samples]:
     """Return the rounds that an interrupted measurement of the same workload left behind."""
-    if partial is None or not partial.exists():
+    if path is None or not path.exists():
         return []
     try:
-        found = json.loads(read_text(partial, ProfileError))
+        found = json.loads(read_text(path, ProfileError))
         rounds = found["rounds"] if found["for"] == _identity(prepared) else []
         rounds = [{str(name): [float(s) for s in seconds] for name, seconds in samples.items()} for samples in rounds]
         return rounds if all(_is_whole(prepared, samples) for samples in rounds) else []

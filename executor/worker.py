@@ -9,6 +9,7 @@ parent --orders--> main thread --> h2d lane      host store -> arena
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import signal
 import socket
@@ -100,6 +101,7 @@ def main() -> None:
     """Serve runs until the parent hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.setswitchinterval(0.0005)  # lanes are threads; none may hold the interpreter for long
+    importlib.import_module("torch._dynamo")  # a dispatch mode imports it when first used: a second in the first unit
     gc.freeze()  # the collection after each run need not look at all that importing torch made
     own = socket.socket(fileno=int(sys.argv[1]))
     connection = Connection(os.dup(own.fileno()))
@@ -117,6 +119,7 @@ def main() -> None:
             link_fd = receive_fd(own) if message.has_link else None
             try:
                 store = StoreView(store_fd, message.store_bytes, message.places)
+                store.populate()
                 run = Run(message, store, link_fd, connection)
                 connection.send("ready")
             except (BrokenPipeError, ConnectionResetError):

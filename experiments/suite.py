@@ -19,7 +19,7 @@ from hydrasim.errors import HydraError
 from hydrasim.mechanism import OURS, Mechanism
 
 MIB = 1 << 20
-BUDGETS = {"fits": 4.0, "half": 0.5, "tight": 0.3}  # arena over the largest model's state
+BUDGETS = {"fits": 4.0, "half": 0.5, "tight": 0.33}  # arena over the largest model's state
 _CONTEXT, _BATCH_SIZE = 64, 8
 
 
@@ -98,8 +98,8 @@ _GPT8 = tuple(
     starmap(
         _gpt,
         (
-            ("A", 128, 4, 12), ("B", 192, 4, 8), ("C", 256, 4, 5), ("D", 128, 6, 9),
-            ("E", 192, 3, 6), ("F", 256, 3, 8), ("G", 128, 3, 20), ("H", 192, 6, 4),
+            ("A", 128, 4, 12), ("B", 192, 4, 8), ("C", 192, 5, 6), ("D", 128, 6, 9),
+            ("E", 192, 3, 7), ("F", 192, 2, 14), ("G", 128, 3, 20), ("H", 192, 6, 6),
         ),
     )
 )  # fmt: skip

@@ -150,13 +150,14 @@ def naive_s(workload: Workload, cluster: Cluster, costs: CostModel, *, transfers
     compute, loads, stores = ([0.0] * len(devices) for _ in range(3))
     longest = 0.0
     for job in workload.jobs:
+        slowdown = costs.slowdown(job.name) if len(devices) > 1 else 1.0
         longest = max(longest, critical_path_s(job, cluster, costs) * job.num_minibatches)
         for phase, shard in minibatch_dag(job).nodes:
             unit = ShardUnit(job.name, phase, shard, 0)
             flow = dataflow(job, unit)
             nbytes = next(need for key, need in flow.reads if key == flow.state)
             for device in devices:
-                compute[device] += costs.compute_s(unit, device) * job.num_minibatches
+                compute[device] += costs.compute_s(unit, device) * slowdown * job.num_minibatches
                 if transfers and nbytes:
                     loads[device] += costs.copy_s(nbytes, device, "h2d") * job.num_minibatches
                     if flow.updates_state:

@@ -1,7 +1,8 @@
 """What commands compete for, and how fast each goes on while others use the same thing.
 
 Links behind one root complex carry so many bytes a second together; emulated devices compute, and copy
-at memory speed, on the host's cores. Whoever uses a thing gets an equal share of it, at every moment.
+at memory speed, on the host's cores. Whoever uses a thing gets an equal share of it, at every moment. Beside
+that, units take longer while other devices compute, by what was measured: they share caches and memory.
 """
 
 from __future__ import annotations
@@ -13,19 +14,25 @@ from typing import TYPE_CHECKING
 from hydrasim.command import HOST, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from hydrasim.cluster import Cluster
+    from hydrasim.command import Command
     from hydrasim.timeline import Timeline
 
 Resource = tuple[str, str]  # what it is, and where
 CORES: Resource = ("cores", "host")
+_DEVICES: Resource = ("devices", "")  # what real devices compute on: each on itself, yet not unaffected
 
 
 class Contention:
-    """Which commands of a cluster compete, and for what."""
+    """Which commands of a cluster compete, and for what.
 
-    def __init__(self, cluster: Cluster) -> None:
+    slowdown: by job, how many times longer its units take while all other devices compute.
+    """
+
+    def __init__(self, cluster: Cluster, slowdown: Callable[[str], float] = lambda _: 1.0) -> None:
+        self._slowdown, self._num_others = slowdown, max(1, len(cluster.devices) - 1)
         self._uses: dict[tuple[int, str], Resource] = {}
         self._num_cores = math.inf if cluster.host_cores is None else float(cluster.host_cores)
         shared = [device.root_complex for device in cluster.devices]
@@ -35,8 +42,7 @@ class Contention:
                     self._uses[index, kind] = (kind, device.root_complex)
                 elif device.on_host and math.isinf(link.bytes_per_s):
                     self._uses[index, kind] = CORES
-            if device.on_host:
-                self._uses[index, Kind.COMPUTE.value] = CORES
+            self._uses[index, Kind.COMPUTE.value] = CORES if device.on_host else _DEVICES
         if any(device.on_host for device in cluster.devices):
             self._uses[HOST, Kind.FETCH.value] = CORES
 
@@ -44,16 +50,30 @@ class Contention:
         """Return what commands of this kind compete for on this device, None when they have it to themselves."""
         return self._uses.get((device, kind))
 
-    def rate(self, resource: Resource, num_users: int) -> float:
-        """Return how fast each of so many users goes, 1 when as fast as alone."""
-        capacity = self._num_cores if resource == CORES else 1.0
-        return min(1.0, capacity / num_users)
+    def share(self, resource: Resource, num_users: int) -> float:
+        """Return what each of so many users gets, 1 when as much as alone."""
+        if resource == _DEVICES or not num_users:
+            return 1.0
+        return min(1.0, (self._num_cores if resource == CORES else 1.0) / num_users)
+
+    def rates(self, resource: Resource, users: Sequence[Command]) -> list[float]:
+        """Return how fast each user goes, 1 when as fast as alone."""
+        share = self.share(resource, len(users))
+        num_computing = sum(user.kind is Kind.COMPUTE for user in users)
+        if num_computing < 2:
+            return [share] * len(users)
+        others = (num_computing - 1) / self._num_others
+        return [
+            share / (1.0 + (self._slowdown(user.unit.job) - 1.0) * others) if user.kind is Kind.COMPUTE else share
+            for user in users
+        ]
 
 
 def uncontended_s(timeline: Timeline, cluster: Cluster) -> Mapping[int, float]:
-    """Return by span number the seconds that each span of a run would have taken without the others.
+    """Return by span number the seconds that each span of a run would have taken with nothing to share.
 
-    Counted from when the span could have begun; the inverse of what a simulation with contention does.
+    Counted from when the span could have begun; the inverse of what a simulation with contention does,
+    but for the slowdown of units beside other devices.
     """
     contention = Contention(cluster)
     ready_s = timeline.ready_s()
@@ -74,7 +94,7 @@ def uncontended_s(timeline: Timeline, cluster: Cluster) -> Mapping[int, float]:
             else:
                 active.add(number)
             if active and next_s > now_s:
-                work_s = (next_s - now_s) * contention.rate(resource, len(active))
+                work_s = (next_s - now_s) * contention.share(resource, len(active))
                 for user in sorted(active):
                     alone_s[user] += work_s
     return alone_s

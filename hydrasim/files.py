@@ -107,7 +107,8 @@ def read_profile(path: Path) -> Profile:
     with _naming(path, ProfileError):
         cluster = None if file.cluster is None else _cluster(file.cluster)
         dispatch = None if file.dispatch is None else _measurement(file.dispatch)
-        return Profile(_workload(file.workload), kinds, fetches, file.provenance, cluster, dispatch)
+        workload = _workload(file.workload)
+        return Profile(workload, kinds, fetches, file.provenance, cluster, dispatch, file.slowdowns)
 
 
 def profile_fields(profile: Profile) -> dict[str, Any]:
@@ -129,6 +130,7 @@ def profile_fields(profile: Profile) -> dict[str, Any]:
         "kinds": kinds,
         "fetches": {job: vars(m) for job, m in profile.fetches.items()},
         "dispatch": None if profile.dispatch is None else vars(profile.dispatch),
+        "slowdowns": profile.slowdowns,
         "provenance": profile.provenance,
         "cluster": None if profile.cluster is None else cluster_fields(profile.cluster),
     }

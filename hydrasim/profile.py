@@ -29,7 +29,8 @@ MAX_SECONDS = 1e12  # of one thing: thirty thousand years; sums of them stay fin
 class CostModel(Protocol):
     """Predicts, in seconds, what a command takes when it runs alone; devices are named by index.
 
-    dispatch_s: from the end of a command until those that follow from it have been issued.
+    dispatch_s: from the end of a command until those that follow from it have been issued. slowdown: how
+    many times longer a job's units take while all other devices compute.
     """
 
     def compute_s(self, unit: ShardUnit, device: int) -> float: ...
@@ -39,6 +40,8 @@ class CostModel(Protocol):
     def fetch_s(self, job: str) -> float: ...
 
     def dispatch_s(self) -> float: ...
+
+    def slowdown(self, job: str) -> float: ...
 
 
 class StatedCosts:
@@ -66,6 +69,9 @@ class StatedCosts:
 
     def dispatch_s(self) -> float:
         return 0.0
+
+    def slowdown(self, job: str) -> float:
+        return 1.0
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,8 @@ class Profile:
     kinds: by `Device.kind`. fetches: seconds a job's loader takes a mini-batch. provenance: host,
     versions, thread count, repeats; free text for people, never read by the simulator. cluster: what
     it was measured on, the default to simulate on. dispatch: seconds from the end of a command until
-    those that follow from it have been issued.
+    those that follow from it have been issued. slowdowns: by job, how many times longer its units take
+    while all other devices compute; the units' own times are without that.
     """
 
     workload: Workload
@@ -130,6 +137,7 @@ class Profile:
     provenance: dict[str, Any] = field(default_factory=dict)
     cluster: Cluster | None = None
     dispatch: Measurement | None = None
+    slowdowns: dict[str, float] = field(default_factory=dict)
 
     def costs(self, cluster: Cluster) -> MeasuredCosts:
         """Return the measured costs on that cluster's devices.
@@ -181,7 +189,7 @@ class MeasuredCosts:
         if missing:
             raise ProfileError(f"the profile has no device kind {missing[0]!r}; it has {', '.join(profile.kinds)}.")
         self._kinds = [profile.kinds[device.kind] for device in cluster.devices]
-        self._fetches = profile.fetches
+        self._fetches, self._slowdowns = profile.fetches, profile.slowdowns
         self._dispatch_s = 0.0 if profile.dispatch is None else profile.dispatch.mean_s
         self._units = [{key: m.mean_s for key, m in kind.units.items()} for kind in self._kinds]
         self._first_units = [{key: m.mean_s for key, m in kind.first_units.items()} for kind in self._kinds]
@@ -215,6 +223,9 @@ class MeasuredCosts:
 
     def dispatch_s(self) -> float:
         return self._dispatch_s
+
+    def slowdown(self, job: str) -> float:
+        return self._slowdowns.get(job, 1.0)
 
 
 def _interpolate(points: list[tuple[int, float]], nbytes: int) -> float:

@@ -180,5 +180,6 @@ class ProfileFile(_Strict):
     kinds: dict[str, KindFile]
     fetches: dict[str, MeasurementFile]
     dispatch: MeasurementFile | None = None
+    slowdowns: dict[str, Annotated[FiniteFloat, Field(ge=1, le=1e6)]] = {}
     provenance: dict[str, Any] = {}
     cluster: ClusterFile | None = None

@@ -70,7 +70,7 @@ def simulate(
 
 def sim_backend(cluster: Cluster, costs: CostModel, effects: Effects) -> SimBackend:
     """Return the simulated world that charges these costs, with these effects."""
-    contention = Contention(cluster) if includes(effects, "contention") else None
+    contention = Contention(cluster, costs.slowdown) if includes(effects, "contention") else None
     dispatch_s = costs.dispatch_s() if includes(effects, "overheads") else 0.0
     return SimBackend(charging(costs), contention, lambda _, cause: 0.0 if cause is None else dispatch_s)
 
@@ -201,12 +201,11 @@ class SimBackend:
     def _share(self, resource: Resource) -> None:
         """Give every user of a resource its new rate."""
         assert self._contention is not None
-        users = self._users[resource]
-        if users:
-            rate = self._contention.rate(resource, len(users))
-            for activity in users.values():
-                if activity.rate != rate:
-                    self._set_rate(activity, rate)
+        users = list(self._users[resource].values())
+        rates = self._contention.rates(resource, [activity.command for activity in users])
+        for activity, rate in zip(users, rates, strict=True):
+            if activity.rate != rate:
+                self._set_rate(activity, rate)
 
     def _set_rate(self, activity: _Activity, rate: float) -> None:
         """Have an activity go on at another rate, which moves its end."""

@@ -23,6 +23,7 @@ from hydrasim.cluster import Device as SimulatedDevice
 from hydrasim.cluster import Link
 
 _CHUNK_BYTES = 4 << 20
+_HEAP_PIECE_BYTES = 1 << 20
 _CLOCK = struct.Struct("d")
 _DIRECTIONS = ("h2d", "d2h")  # full duplex: a clock each
 
@@ -64,6 +65,7 @@ class _CpuMemory(DeviceMemory):
     def __init__(self, device: CpuDevice, arena_bytes: int, working_bytes: int, link_fd: int | None) -> None:
         self.arena = torch.zeros(max(1, arena_bytes), dtype=torch.uint8)  # touched now, not in the first unit
         self.arena.fill_(0)
+        _touch_heap(working_bytes)
         self._speed = device.link_bytes_per_s
         self._clock = None if link_fd is None or self._speed is None else LinkClock(link_fd, self._speed)
         self.tracker = BudgetTracker(working_bytes)
@@ -97,6 +99,11 @@ class _CpuMemory(DeviceMemory):
 
     def close(self) -> None:
         """Do nothing: the arena goes with the last reference to it."""
+
+
+def _touch_heap(nbytes: int) -> None:
+    """Grow the heap to what units will take, and touch it; malloc keeps it, so that no unit faults pages in."""
+    [torch.zeros(_HEAP_PIECE_BYTES, dtype=torch.uint8).fill_(0) for _ in range(nbytes // _HEAP_PIECE_BYTES)]
 
 
 class LinkClock:

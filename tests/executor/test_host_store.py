@@ -105,7 +105,7 @@ def test_a_full_host_is_an_error_up_front_and_leaks_nothing():
     prepared = prepare([small_job()], [CpuDevice(1 << 20)])
     object.__setattr__(prepared.workload.jobs[0].shards[0], "parameter_bytes", 1 << 44)
     before = open_fds()
-    with pytest.raises(HostMemoryError, match=r"need 17,592,[\d,]+ bytes of host memory .*; [\d,]+ are available"):
+    with pytest.raises(HostMemoryError, match=r"need 35,184,[\d,]+ bytes of host memory .*; [\d,]+ are available"):
         HostStore(prepared)
     assert open_fds() == before
 

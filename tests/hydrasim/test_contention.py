@@ -8,8 +8,9 @@ import pytest
 
 from hydrasim import Cluster, Device, Link, Timeline, simulate
 from hydrasim.contention import CORES, Contention, uncontended_s
+from hydrasim.profile import StatedCosts
 from hydrasim.workload import Workload
-from tests.worlds import BLOCK, BYTE_A_SECOND, Script, heavy, job, spans, times, workload
+from tests.worlds import BLOCK, BYTE_A_SECOND, Script, heavy, job, times, workload
 
 
 def behind_one_root_complex(count: int, blocks: int = 4) -> Cluster:
@@ -64,7 +65,6 @@ def test_loads_do_not_slow_stores_nor_other_root_complexes():
     )
     assert contention.resource_of(0, "load") == contention.resource_of(1, "load") != contention.resource_of(0, "store")
     assert contention.resource_of(2, "load") is None
-    assert contention.resource_of(0, "compute") is None
 
 
 def test_copies_at_memory_speed_take_a_core_and_throttled_ones_do_not():
@@ -78,15 +78,40 @@ def test_copies_at_memory_speed_take_a_core_and_throttled_ones_do_not():
 
 def test_a_real_device_computes_and_loads_beside_the_host():
     contention = Contention(Cluster((Device(64),), host_cores=1))
-    assert all(contention.resource_of(0, kind) is None for kind in ("load", "compute", "store"))
+    assert contention.resource_of(0, "load") is contention.resource_of(0, "store") is None
     assert contention.resource_of(-1, "fetch") is None
+    assert contention.share(contention.resource_of(0, "compute"), 8) == 1.0
+
+
+class Slowed(StatedCosts):
+    """Stated costs, but A's units take twice as long, and B's as long as ever, while all others compute."""
+
+    def slowdown(self, job: str) -> float:
+        return {"A": 2.0, "B": 1.0, "C": 3.0}[job]
+
+
+def test_units_take_longer_while_other_devices_compute():
+    # gpu0  A A A .     alone A takes 2: beside B, for 2 s, it does half of it
+    # gpu1  B B . .
+    jobs = workload(job("A"), job("B"))
+    cluster = Cluster.of(2, Device(64))
+    timeline = simulate(jobs, cluster, each_on_its_own(jobs), costs=Slowed(jobs, cluster))
+    assert times(timeline, "compute", "A/L0#0") == [(0.0, 3.0)]
+    assert times(timeline, "compute", "B/L0#0") == [(0.0, 2.0)]
+
+
+def test_with_half_of_the_others_computing_the_slowdown_is_half():
+    # one of C's two possible neighbours computes: 1 + (3 - 1) / 2 = 2 times as long, until B is over at 2
+    jobs = workload(job("C"), job("B"))
+    cluster = Cluster.of(3, Device(64))
+    timeline = simulate(jobs, cluster, each_on_its_own(jobs), costs=Slowed(jobs, cluster))
+    assert times(timeline, "compute", "C/L0#0") == [(0.0, 3.0)]
 
 
 @pytest.mark.parametrize("policy", ["sharded-lrtf", "random", "task-parallel"])
 def test_what_a_run_shows_gives_back_what_it_was_charged(policy: str):
-    jobs = workload(
-        *(heavy(name, minibatches=3, compute_s=seconds, blocks=2, shards=3) for name, seconds in zip("ABC", (64, 96, 40)))
-    )
+    seconds = {"A": 64.0, "B": 96.0, "C": 40.0}
+    jobs = workload(*(heavy(name, minibatches=3, compute_s=s, blocks=2, shards=3) for name, s in seconds.items()))
     device = Device(12 * BLOCK, h2d=BYTE_A_SECOND, d2h=BYTE_A_SECOND, root_complex="a", on_host=True)
     cluster = Cluster((device,) * 3, host_cores=2)
     timeline = simulate(jobs, cluster, policy)

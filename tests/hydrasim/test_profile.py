@@ -8,7 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from hydrasim import Cluster, Device, HydraError, Link, Mechanism, Phase, Profile, Shard, ShardUnit, TrainingJob, simulate
+from hydrasim import (
+    Cluster,
+    Device,
+    HydraError,
+    Link,
+    Mechanism,
+    Phase,
+    Profile,
+    Shard,
+    ShardUnit,
+    TrainingJob,
+    simulate,
+)
 from hydrasim.errors import ProfileError
 from hydrasim.profile import KindProfile, Measurement, StatedCosts
 from tests.worlds import devices, job, workload

@@ -123,3 +123,6 @@ class PerturbedCosts:
 
     def dispatch_s(self) -> float:
         return self._draw("dispatch")
+
+    def slowdown(self, job: str) -> float:
+        return 1.0 + self._draw("slowdown", job)
