@@ -131,8 +131,12 @@ class HostStore(StoreView):
             raise
         super().__init__(fd, bound, places)
         self._sizes = sizes
-        for part in prepared.partitions:
-            self._write_initial(part)
+        try:
+            for part in prepared.partitions:
+                self._write_initial(part)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def reserved_bytes(self) -> int:

@@ -12,6 +12,7 @@ import platform
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -62,7 +63,8 @@ def profile(
         ExecutionError: a job failed.
     """
     resumable = None if path is None else path.with_name(path.name + ".partial")
-    done = _resume(resumable, prepared)
+    identity = _identity(prepared, mechanism, minibatches)
+    done = _resume(resumable, prepared, identity)
     with DevicePool(prepared.devices) if pool is None else nullcontext(pool) as workers:
         while len(done) < rounds:
             run = partial(
@@ -75,7 +77,7 @@ def profile(
                 samples |= {_ALONE + name: seconds for name, seconds in _samples(alone, prepared.cluster).items()}
             done.append(samples)
             if resumable is not None:
-                write_text(resumable, json.dumps({"for": _identity(prepared), "rounds": done}))
+                write_text(resumable, json.dumps({"for": identity, "rounds": done}))
     measured = _merge(prepared, done, rounds, minibatches)
     if path is not None and resumable is not None:
         measured.write(path)
@@ -160,13 +162,13 @@ def _together(done: list[Samples]) -> Samples:
     return found
 
 
-def _resume(path: Path | None, prepared: Prepared) -> list[Samples]:
-    """Return the rounds that an interrupted measurement of the same workload left behind."""
+def _resume(path: Path | None, prepared: Prepared, identity: dict[str, Any]) -> list[Samples]:
+    """Return the rounds that an interrupted measurement of the same kind left behind."""
     if path is None or not path.exists():
         return []
     try:
         found = json.loads(read_text(path, ProfileError))
-        rounds = found["rounds"] if found["for"] == _identity(prepared) else []
+        rounds = found["rounds"] if found["for"] == identity else []
         rounds = [{str(name): [float(s) for s in seconds] for name, seconds in samples.items()} for samples in rounds]
         return rounds if all(_is_whole(prepared, samples) for samples in rounds) else []
     except (HydraError, ValueError, LookupError, TypeError, AttributeError):
@@ -181,8 +183,11 @@ def _is_whole(prepared: Prepared, samples: Samples) -> bool:
     return measured >= {(job.name, *node) for job in prepared.workload.jobs for node in minibatch_dag(job).nodes}
 
 
-def _identity(prepared: Prepared) -> list[str]:
-    return [prepared.workload.digest, prepared.cluster.digest]
+def _identity(prepared: Prepared, mechanism: Mechanism, minibatches: int) -> dict[str, Any]:
+    """Return what rounds must have in common to be one measurement."""
+    host = {name: value for name, value in host_provenance().items() if name != "measured_at"}
+    run = {"mechanism": asdict(mechanism), "minibatches": minibatches}
+    return {"workload": prepared.workload.digest, "cluster": prepared.cluster.digest, **run, **host}
 
 
 def host_provenance() -> dict[str, Any]:

@@ -187,7 +187,7 @@ def explain(
 app.command(epilog="Example: hydrasim demo")(live.demo)
 app.command(epilog="Example: hydrasim profile my_jobs.py:jobs --devices 2 --memory 96MiB -o profile.json")(live.profile)
 app.command(epilog="Example: hydrasim execute my_jobs.py:jobs --memory 96MiB --plan plan.json")(live.execute)
-app.command(epilog="Example: hydrasim validate --repeats 3 --minibatches 6 -o results/validation")(live.validate)
+app.command(epilog="Example: hydrasim validate standard --case gpt5-half -o validation")(live.validate)
 
 
 def main() -> None:

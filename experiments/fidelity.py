@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
-from pathlib import Path
 from statistics import fmean, median, quantiles
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from hydrasim.causes import CAUSES
-from hydrasim.disk import read_text
-from hydrasim.errors import HydraError
 
 MAX_SPREAD_FRACTION = 0.03  # repeats that vary more say little; run it longer
 NAIVE_ERRS_FRACTION = 0.10  # where the naive predictor is wrong by more, a simulator is needed
@@ -22,7 +17,7 @@ NAIVE_ERRS_FRACTION = 0.10  # where the naive predictor is wrong by more, a simu
 class PlanResult:
     """One plan, executed again and again. Errors are (predicted - median measured) / median measured.
 
-    perturbed_s: what a distorted profile would have predicted, by distortion. replayed_s: per repeat, the
+    perturbed_s: what distorted profiles would have predicted, by distortion. replayed_s: per repeat, the
     simulation of the measured durations. *_by_cause_s: the makespan by cause, measured ones averaged over
     the repeats. *_peak_bytes: per device, the arena's fullest moment plus the activation peak.
     """
@@ -32,7 +27,7 @@ class PlanResult:
     naive_s: float
     measured_s: tuple[float, ...]
     replayed_s: tuple[float, ...] = ()
-    perturbed_s: dict[str, float] = field(default_factory=dict)
+    perturbed_s: dict[str, tuple[float, ...]] = field(default_factory=dict)
     simulated_by_cause_s: dict[str, float] = field(default_factory=dict)
     measured_by_cause_s: dict[str, float] = field(default_factory=dict)
     simulated_peak_bytes: tuple[int, ...] = ()
@@ -52,8 +47,8 @@ class PlanResult:
 
     @property
     def spread_fraction(self) -> float:
-        """Median distance of a repeat from the median, over the median."""
-        return median(abs(seconds - self.median_s) for seconds in self.measured_s) / self.median_s
+        """Distance of the worst repeat from the median, over the median."""
+        return max(abs(seconds - self.median_s) for seconds in self.measured_s) / self.median_s
 
     @property
     def is_valid(self) -> bool:
@@ -62,8 +57,8 @@ class PlanResult:
     @property
     def replay_error_fraction(self) -> float:
         """The largest error of a replay, over the repeats."""
-        pairs = zip(self.replayed_s, self.measured_s, strict=False)
-        return max((abs(replayed / measured - 1) for replayed, measured in pairs), default=0.0)
+        pairs = zip(self.replayed_s, self.measured_s, strict=True)
+        return max(abs(replayed / measured - 1) for replayed, measured in pairs)
 
     @property
     def residuals(self) -> dict[str, float]:
@@ -133,18 +128,6 @@ class CaseResult:
         """Whether the chosen plan is the best, or one that repeats cannot tell from it."""
         return not self.chosen.is_separable_from(self.best)
 
-    @classmethod
-    def read(cls, path: Path) -> CaseResult:
-        """Read what `fields` gave, from a file.
-
-        Raises:
-            HydraError: it is not the result of a case.
-        """
-        try:
-            return TypeAdapter(cls).validate_json(read_text(path, HydraError))
-        except ValidationError as reason:
-            raise HydraError(f"{path} is no result of a case; delete it and run the case again.") from reason
-
     def fields(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         return {
@@ -209,8 +192,11 @@ class Validation:
 
     def _perturbed(self) -> dict[str, float]:
         """Return the median error that each distortion of the profile would have had."""
-        names = {name: None for plan in self.plans for name in plan.perturbed_s}
-        return {name: median(abs(p.perturbed_s[name] / p.median_s - 1) for p in self.plans) for name in names}
+        errors: dict[str, list[float]] = {}
+        for plan in self.plans:
+            for name, predictions in plan.perturbed_s.items():
+                errors.setdefault(name, []).extend(abs(seconds / plan.median_s - 1) for seconds in predictions)
+        return {name: median(found) for name, found in errors.items()}
 
 
 def _skill(plans: list[PlanResult]) -> float | None:

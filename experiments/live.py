@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -149,12 +150,16 @@ def execute(
 
 
 def validate(
+    context: typer.Context,
     suite: Annotated[
         str, typer.Argument(metavar="[SUITE|JOBS]", help="A suite (standard, smoke), or file.py:function.")
     ] = "standard",
     case: Annotated[str, typer.Option(metavar="NAME", help="Only this case of the suite.")] = "",
     repeats: Annotated[int, typer.Option(min=1, help="How often each plan is executed.")] = 3,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where all files go.")] = None,
+    output: Annotated[Path | None, output_folder("--output", "-o", text="Where all files go.")] = None,
+    rescore: Annotated[
+        bool, typer.Option("--rescore", help="Run nothing; work out the figures again from the files in --output.")
+    ] = False,
     policies: Annotated[str, typer.Option(metavar="A,B", help="With JOBS: whose plans to execute.")] = "",
     minibatches: Annotated[int | None, typer.Option(min=2, help="With JOBS: stop every job after so many.")] = None,
     devices: Devices = 2,
@@ -163,33 +168,56 @@ def validate(
     device: DeviceKind = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Hold predictions against reality: simulate plans, hash them, execute them, report signed errors."""
+    """Hold predictions against reality: simulate plans, hash them, execute them, report signed errors.
+
+    --policies, --minibatches, --devices, --memory, --link and --device go with JOBS; a suite says itself what it needs.
+    """
+    is_jobs = ".py:" in suite
+    _refuse_options(context, ("case", "rescore") if is_jobs else _OF_JOBS, "JOBS" if is_jobs else "a suite")
     from experiments import validation
     from experiments.fidelity import Validation
     from experiments.suite import find_cases
 
+    cases = () if is_jobs else find_cases(suite, case)
     if output is not None:
         make_folder(output)
+    elif rescore:
+        raise HydraError("--rescore needs --output, the folder that holds the cases.")
     with steps(quiet=as_json) as progress:
-        if ".py:" in suite:
+        if is_jobs:
             prepared = prepare_jobs(suite, device, devices, memory, link, OURS)
             prepared = prepared if minibatches is None else prepared.limited(minibatches)
             names = [name.strip() for name in policies.split(",") if name.strip()]
-            folder = None if output is None else output / "jobs"
-            case_done = validation.run_jobs(
-                suite.rpartition(":")[2], prepared, names, repeats=repeats, folder=folder, progress=progress
-            )
-            done = Validation((case_done,))
-        else:
-            done = validation.run_suite(find_cases(suite, case), repeats=repeats, folder=output, progress=progress)
-            if output is not None:
-                done = validation.read_evidence(find_cases(suite), output)
-    if output is not None:
-        validation.write_evidence(done, output)
+            name = suite.rpartition(":")[2]
+            folder = None if output is None else output / name
+            found = validation.run_jobs(
+                name, prepared, names, repeats=repeats, folder=folder, progress=progress,
+                about={"num_devices": devices},
+            )  # fmt: skip
+            done = Validation((found,))
+        elif not rescore:
+            done = validation.run_suite(cases, repeats=repeats, folder=output, progress=progress)
+        if output is not None:
+            done = done if is_jobs else validation.read_suite(find_cases(suite), output)
+            if not done.cases:
+                raise HydraError(f"{output} holds no case of suite {suite!r}; run it without --rescore.")
+            validation.write_evidence(done, output)
     if as_json:
         report.print_json(done.summary())
     else:
         print_validation(done)
+
+
+_OF_JOBS = ("policies", "minibatches", "devices", "memory", "link", "device")
+
+
+def _refuse_options(context: typer.Context, names: Sequence[str], what: str) -> None:
+    """Say that options were given that mean nothing here, instead of leaving them out silently."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if given:
+        options = ", ".join(f"--{name}" for name in given)
+        raise HydraError(f"{options}: not with {what}; see hydrasim validate --help.")
 
 
 def _save_weights(prepared: Prepared, folder: Path) -> None:

@@ -13,7 +13,6 @@ from experiments.report import percent, size
 from hydrasim.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
-_BEGIN, _END = "<!-- demo -->\n", "<!-- /demo -->"
 
 
 def demo_block(fields: dict[str, Any]) -> str:
@@ -38,17 +37,79 @@ def demo_block(fields: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def updated(text: str, fields: dict[str, Any]) -> str:
-    """Return the README's text with the demo's figures in place."""
-    head, rest = text.split(_BEGIN)
-    return head + _BEGIN + demo_block(fields) + _END + rest.split(_END)[1]
+def validation_block(fields: dict[str, Any]) -> str:
+    """Return the validation's figures as Markdown, from its summary.json."""
+    link = "[results/validation/](results/validation/report.md)"
+    return (
+        f"{fields['num_cases']} cases, {fields['num_plans']} plans, {fields['num_runs']} runs on emulated devices "
+        f"({_cores(fields)}): job mixes of 3 to 8 GPTs and "
+        "MLPs; budgets that fit, half and tight; copies at memory speed and slow, fast and shared emulated links; with "
+        f"and without prefetch. Every plan and repeat is in {link}.\n\n"
+        "| | |\n|---|---|\n"
+        f"| error of the makespan, median / 90th percentile / worst | {_percent(fields['median_error_fraction'])} / "
+        f"{_percent(fields['p90_error_fraction'])} / {_percent(fields['max_error_fraction'])} |\n"
+        f"| spread of repeats, median / worst | {_percent(fields['median_repeat_spread_fraction'])} / "
+        f"{_percent(fields['max_repeat_spread_fraction'])} |\n"
+        f"| median error of the naive predictor | {_percent(fields['naive_median_error_fraction'])} |\n"
+        f"| skill: our error over the naive one, where that is above 10 % | {fields['skill']:.2f} |\n"
+        f"| ranking: Kendall's tau over {fields['num_separable_pairs']} pairs of plans that repeats tell apart | "
+        f"{fields['kendall_tau']:.2f} |\n"
+        f"| regret of the plan chosen by simulation, mean / worst | {_percent(fields['regret_fraction'])} / "
+        f"{_percent(fields['max_regret_fraction'])} |\n"
+        f"| runs out of memory | {fields['num_oom']} |\n"
+        "| replay: measured durations in, makespan out, worst error | "
+        f"{100 * fields['replay_error_fraction']:.2f} % |\n"
+    )
+
+
+def abuse_block(memory: dict[str, Any], hostile: dict[str, Any]) -> str:
+    """Return what the memory and the hostile campaign came to, as Markdown, from their summary.json."""
+    return (
+        f"{memory['num_models']} random models in {memory['num_runs']} runs of one to four, each at the least memory "
+        f"that the partitioner accepts for them and up to 10 % more, {memory['num_mixed_clusters']} on unequal "
+        f"devices: **{memory['num_breaches']} breaches** of a budget; the margin is "
+        f"{_percent(memory['margin_fraction'])}, "
+        f"{_percent(memory['needed_margin_fraction'])} was needed ([results/memory/](results/memory/report.md)). "
+        f"{hostile['num_simulations']:,} random simulations ({percent(hostile['feasible_fraction'])} feasible) and "
+        f"{hostile['num_processes']} abused processes - damaged files, bad policies and jobs, full disks, Ctrl-C and "
+        f"kills at random moments: **{hostile['num_tracebacks']} tracebacks, {hostile['num_hung']} hung, "
+        f"{hostile['num_orphans']} orphans, {hostile['num_half_written']} half-written files** "
+        "([results/hostile/](results/hostile/report.md)).\n"
+    )
+
+
+def _cores(fields: dict[str, Any]) -> str:
+    hosts = {(host["num_cores"], host["cpu"]) for case in fields["cases"] for host in [case["about"]["provenance"]]}
+    return "; ".join(f"{num_cores} cores, {cpu}" for num_cores, cpu in sorted(hosts))
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def updated(text: str) -> str:
+    """Return the README's text with the figures of results/ in place."""
+    made = {
+        "demo": demo_block(_summary("demo")),
+        "validation": validation_block(_summary("validation")),
+        "abuse": abuse_block(_summary("memory"), _summary("hostile")),
+    }
+    for name, block in made.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        head, rest = text.split(begin)
+        text = head + begin + block + end + rest.split(end)[1]
+    return text
+
+
+def _summary(name: str) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads((ROOT / "results" / name / "summary.json").read_text())
+    return fields
 
 
 def main() -> None:
     """Rewrite README.md."""
-    fields = json.loads((ROOT / "results/demo/summary.json").read_text())
     readme = ROOT / "README.md"
-    write_text(readme, updated(readme.read_text(), fields))
+    write_text(readme, updated(readme.read_text()))
 
 
 if __name__ == "__main__":

@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from executor import DevicePool, Prepared, train
 from executor.errors import ExecutionError
-from executor.profiler import MINIBATCHES, ROUNDS, host_provenance
+from executor.profiler import MINIBATCHES, ROUNDS
 from executor.profiler import profile as measure
+from experiments.evidence import Evidence
 from experiments.fidelity import CaseResult, PlanResult, Validation
 from experiments.progress import Progress, on_compute
 from experiments.suite import CaseSpec
 from experiments.validation_report import write_report
 from hydrasim.causes import CAUSES, seconds_by_cause
+from hydrasim.cluster import Cluster
 from hydrasim.command import Event
 from hydrasim.compare import compare, naive_s
 from hydrasim.disk import write_text
 from hydrasim.mechanism import OURS, Mechanism
 from hydrasim.plan import Plan
 from hydrasim.planning import make_plan
+from hydrasim.policies import make_policy
 from hydrasim.policies.follow_plan import FollowPlan
-from hydrasim.profile import Profile
+from hydrasim.profile import Profile, UnitKind
 from hydrasim.replay import replay
 from hydrasim.simulator import simulate
-from hydrasim.timeline import Timeline
 
 REPEATS = 3
 PERTURBATION = 0.3  # how far the profile is distorted, to show that it matters
-
-Predicted = dict[str, tuple[Plan, Timeline]]
+_NUM_DISTORTIONS = 5  # of the random kind
+_MUCH_COPYING_FRACTION = 0.1  # of the makespan spent waiting for copies: from there on their times matter
 
 
 def run_suite(
     cases: Sequence[CaseSpec], *, repeats: int = REPEATS, folder: Path | None = None, progress: Progress | None = None
 ) -> Validation:
-    """Run every case: cut, profile, plan, execute. folder: gets a folder a case.
+    """Run every case: cut, profile, plan, execute, score. folder: gets a folder a case.
 
     Raises:
         ExecutionError: a run failed for another reason than memory, which is counted.
@@ -57,6 +59,23 @@ def run_suite(
     return Validation(tuple(done))
 
 
+def read_suite(cases: Sequence[CaseSpec], folder: Path) -> Validation:
+    """Score those cases that the folder has, from their files; nothing runs.
+
+    Raises:
+        HydraError: a prediction was changed after it was hashed, or a file is damaged.
+    """
+    found = [folder / spec.name for spec in cases if (folder / spec.name / "case.json").exists()]
+    return Validation(tuple(score(Evidence.read(path)) for path in found))
+
+
+def write_evidence(validation: Validation, folder: Path) -> None:
+    """Write summary.json, report.md and report.png of the cases into the folder."""
+    fields = {**validation.summary(), "cases": [case.fields() for case in validation.cases]}
+    write_text(folder / "summary.json", json.dumps(fields, indent=1) + "\n")
+    write_report(validation, folder)
+
+
 def run_jobs(
     name: str,
     prepared: Prepared,
@@ -71,9 +90,12 @@ def run_jobs(
     """Profile prepared jobs, then run them as a case. policies: by default the best and the worst one.
 
     Raises:
-        ExecutionError: a run failed for another reason than memory, which is counted.
+        PolicyError: a policy is unknown. ExecutionError: a run failed for another reason than memory, which
+            is counted.
     """
     progress = progress or Progress()
+    for policy in policies:
+        make_policy(policy)  # before anything runs
     with DevicePool(prepared.devices) as pool:
         tick = progress.step(f"{name}: profile", ROUNDS * prepared.limited(MINIBATCHES).workload.num_units)
         found = measure(prepared, mechanism=mechanism, pool=pool, on_event=on_compute(tick))
@@ -86,20 +108,6 @@ def run_jobs(
             name, prepared, found, policies, mechanism=mechanism, repeats=repeats, folder=folder, pool=pool,
             on_event=on_compute(tick), about=about,
         )  # fmt: skip
-
-
-def write_evidence(validation: Validation, folder: Path) -> None:
-    """Write summary.json, report.md and report.png of the cases into the folder."""
-    provenance = host_provenance()
-    fields = {"provenance": provenance, **validation.summary(), "cases": [case.fields() for case in validation.cases]}
-    write_text(folder / "summary.json", json.dumps(fields, indent=1) + "\n")
-    write_report(validation, folder, provenance)
-
-
-def read_evidence(cases: Sequence[CaseSpec], folder: Path) -> Validation:
-    """Return the results of those cases that the folder has, to sum them up anew after one was rerun."""
-    paths = [folder / spec.name / "result.json" for spec in cases]
-    return Validation(tuple(CaseResult.read(path) for path in paths if path.exists()))
 
 
 def run_case(
@@ -117,8 +125,7 @@ def run_case(
 ) -> CaseResult:
     """Simulate a plan for every policy, then execute the plans in turn, `repeats` times each.
 
-    folder: gets the profile, plans and simulated timelines, with their hashes, before the first unit
-    runs; then every measured timeline. Weights stay as they are.
+    folder: gets what `experiments.evidence` says. Weights stay as they are.
 
     Raises:
         ExecutionError: a run failed for another reason than memory, which is counted.
@@ -128,11 +135,9 @@ def run_case(
         policy: make_plan(workload, cluster, policy, costs=costs, mechanism=mechanism, profile_digest=profile.digest)
         for policy in policies
     }
-    perturbed = {policy: _perturbed(prepared, profile, plan, mechanism) for policy, (plan, _) in predicted.items()}
+    evidence = Evidence(name, profile, predicted, mechanism, {**(about or {}), "num_units": workload.num_units})
     if folder is not None:
-        _write_predictions(folder, profile, predicted)
-    measured: dict[str, list[Timeline]] = {policy: [] for policy in policies}
-    num_oom = 0
+        evidence.write_predictions(folder)
     for repeat in range(repeats):
         for policy, (plan, _) in predicted.items():
             try:
@@ -140,82 +145,72 @@ def run_case(
                     prepared, plan=plan, mechanism=mechanism, pool=pool, update_models=False, on_event=on_event
                 )
             except ExecutionError as reason:
-                if not reason.out_of_memory or (repeat == repeats - 1 and not measured[policy]):
+                if not reason.out_of_memory or (repeat == repeats - 1 and policy not in evidence.measured):
                     raise
-                num_oom += 1
+                evidence.num_oom += 1
                 continue
-            measured[policy].append(result.timeline)
-            if folder is not None:
-                result.timeline.write(folder / f"measured-{policy}-{repeat}.jsonl.gz")
-    naive = naive_s(workload, cluster, costs)
-    plans = tuple(
-        _result(policy, *predicted[policy], runs, naive, perturbed[policy], prepared, mechanism)
-        for policy, runs in measured.items()
-    )
-    label = str(measured[policies[0]][0].header["label"])
-    done = CaseResult(name, plans, label, {**(about or {}), "num_units": workload.num_units}, num_oom)
+            evidence.add(policy, result.timeline, folder)
     if folder is not None:
-        write_text(folder / "result.json", json.dumps(done.fields(), indent=1) + "\n")
-    return done
+        evidence.write_outcome(folder)
+    return score(evidence)
 
 
-def _result(
-    policy: str,
-    plan: Plan,
-    simulated: Timeline,
-    runs: list[Timeline],
-    naive: float,
-    perturbed: dict[str, float],
-    prepared: Prepared,
-    mechanism: Mechanism,
-) -> PlanResult:
-    measured = [seconds_by_cause(run) for run in runs]
-    return PlanResult(
-        policy,
-        simulated.makespan_s,
-        naive,
-        tuple(run.makespan_s for run in runs),
-        tuple(replay(prepared.workload, prepared.cluster, plan, run, mechanism=mechanism).makespan_s for run in runs),
-        perturbed,
-        dict(seconds_by_cause(simulated)),
-        {cause: fmean(seconds[cause] for seconds in measured) for cause in CAUSES},
-        tuple(simulated.header["peak_bytes"]),
-        tuple(max(peaks) for peaks in zip(*(run.header["peak_bytes"] for run in runs), strict=True)),
-    )
+def score(evidence: Evidence) -> CaseResult:
+    """Work out a case's figures from its files, or from what would be in them."""
+    profile = evidence.profile
+    assert profile.cluster is not None  # the profiler says what it measured on
+    naive = naive_s(profile.workload, profile.cluster, profile.costs(profile.cluster))
+    plans = []
+    for policy, runs in evidence.measured.items():
+        plan, simulated = evidence.predicted[policy]
+        expected, measured = seconds_by_cause(simulated), [seconds_by_cause(run) for run in runs]
+        again = partial(replay, profile.workload, profile.cluster, plan, mechanism=evidence.mechanism)
+        copying = expected["h2d"] + expected["d2h"] >= _MUCH_COPYING_FRACTION * simulated.makespan_s
+        plans.append(
+            PlanResult(
+                policy,
+                simulated.makespan_s,
+                naive,
+                tuple(run.makespan_s for run in runs),
+                replayed_s=tuple(again(run).makespan_s for run in runs),
+                perturbed_s=_perturbed(profile, profile.cluster, plan, evidence.mechanism, copying),
+                simulated_by_cause_s=dict(expected),
+                measured_by_cause_s={cause: fmean(seconds[cause] for seconds in measured) for cause in CAUSES},
+                simulated_peak_bytes=tuple(simulated.header["peak_bytes"]),
+                measured_peak_bytes=tuple(
+                    max(peaks) for peaks in zip(*(run.header["peak_bytes"] for run in runs), strict=True)
+                ),
+            )
+        )
+    label = str(next(iter(evidence.measured.values()))[0].header["label"])
+    about = {**evidence.about, "num_attempts": evidence.num_attempts, "provenance": profile.provenance}
+    return CaseResult(evidence.name, tuple(plans), label, about, evidence.num_oom)
 
 
-def _write_predictions(folder: Path, profile: Profile, predicted: Predicted) -> None:
-    """Write what is predicted and the hashes of the files, so that nobody can adjust it to what comes out."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.jsonl.gz"):
-        old.unlink()  # of a run before
-    profile.write(folder / "profile.json")
-    for policy, (plan, timeline) in predicted.items():
-        plan.write(folder / f"plan-{policy}.json")
-        timeline.write(folder / f"simulated-{policy}.jsonl.gz")
-    names = sorted(path.name for path in folder.iterdir() if path.name.startswith(("plan-", "simulated-", "profile")))
-    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-    write_text(folder / "predictions.json", json.dumps(digests, indent=1) + "\n")
+def _perturbed(
+    profile: Profile, cluster: Cluster, plan: Plan, mechanism: Mechanism, copying: bool
+) -> dict[str, tuple[float, ...]]:
+    """Predict the plan from distorted profiles: all units slower, copies slower, each unit off at random."""
+    more, less = 1 + PERTURBATION, 1 - PERTURBATION
 
+    def at_random(seed: int) -> Callable[[UnitKind], float]:
+        return lambda unit: random.Random(f"{seed} {unit}").choice((more, less))
 
-def _perturbed(prepared: Prepared, profile: Profile, plan: Plan, mechanism: Mechanism) -> dict[str, float]:
-    """Predict the plan from distorted profiles: all units slower, all copies slower, each unit at random."""
-    more = 1 + PERTURBATION
-    rng = random.Random(0)
-    distorted = {
-        "units +30 %": profile.distorted(lambda _: more, lambda _: 1.0),
-        "copies +30 %": profile.distorted(lambda _: 1.0, lambda _: more),
-        "each unit +30 % or -30 %": profile.distorted(
-            lambda _: 1 + rng.choice((-PERTURBATION, PERTURBATION)), lambda _: 1.0
+    def predict(distorted: Profile) -> float:
+        costs = distorted.costs(cluster)
+        return simulate(profile.workload, cluster, FollowPlan(plan), costs=costs, mechanism=mechanism).makespan_s
+
+    found = {
+        "units +30 %": (predict(profile.distorted(lambda _: more, lambda _: 1.0)),),
+        "each unit +30 % or -30 %": tuple(
+            predict(profile.distorted(at_random(seed), lambda _: 1.0)) for seed in range(_NUM_DISTORTIONS)
         ),
     }
-    return {
-        name: simulate(
-            prepared.workload, prepared.cluster, FollowPlan(plan), costs=other.costs(prepared.cluster),
-            mechanism=mechanism,
-        ).makespan_s
-        for name, other in distorted.items()
-    }  # fmt: skip
+    if copying:
+        found["copies +30 %, in plans that wait for them"] = (
+            predict(profile.distorted(lambda _: 1.0, lambda _: more)),
+        )
+    return found
 
 
 def _about(spec: CaseSpec) -> dict[str, Any]:

@@ -19,13 +19,13 @@ _COLOURS = dict(zip(CAUSES, ("#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#009E7
 _INK = "#333333"
 
 
-def write_report(validation: Validation, folder: Path, provenance: dict[str, object]) -> None:
+def write_report(validation: Validation, folder: Path) -> None:
     """Write report.md and report.png into the folder."""
-    write_text(folder / "report.md", markdown(validation, provenance))
+    write_text(folder / "report.md", markdown(validation))
     draw(validation).savefig(folder / "report.png", dpi=110)
 
 
-def markdown(validation: Validation, provenance: dict[str, object]) -> str:
+def markdown(validation: Validation) -> str:
     """Return the report: the figures, every case with every repeat, causes, and what distortion would do."""
     fields = validation.summary()
     label = " and ".join(fields["labels"])
@@ -36,16 +36,17 @@ def markdown(validation: Validation, provenance: dict[str, object]) -> str:
         "timelines were written and hashed (`predictions.json` in each case's folder) before the first unit ran. "
         "Errors are (predicted - median measured) / median measured; no plan and no repeat is left out.",
         "",
-        "Measured on " + ", ".join(f"{name} {value}" for name, value in provenance.items()) + ".",
-        "",
+        *_provenance(validation),
         "![Every plan: error, repeats, naive predictor, causes](report.png)",
         "",
         *_table(("figure", "value"), _headline(validation)),
         "",
         "## Every plan",
         "",
-        f"*naive* is the error of max(total compute / devices, longest job, bytes / bandwidth). A repeat spread above "
-        f"{_percent(MAX_SPREAD_FRACTION)} is marked (!): such a case says little.",
+        "*naive* is the error of max(total compute / devices, longest job, bytes / bandwidth). *spread* is the "
+        f"distance of the worst repeat from the median; above {_percent(MAX_SPREAD_FRACTION)} it is marked (!), and "
+        "such a plan says little. *memory* is the predicted peak over the found one, of the device where they differ "
+        "most: of the two parts, activations are measured, while what lies in the arena follows from the plan.",
     ]
     for case in validation.cases:
         lines += ["", f"### {case.name}", "", _about(case), "", *_table(_COLUMNS, map(_row, case.plans))]
@@ -55,7 +56,7 @@ def markdown(validation: Validation, provenance: dict[str, object]) -> str:
         "",
         "Simulated minus measured, in % of the measured makespan; a row adds up to the error of the mean run. Every "
         "moment of a device has one cause: it computes, or its next unit waits for a copy in (h2d) or out (d2h), for "
-        "its loader (host), for another device or its turn (wait), or is being handed over (overhead).",
+        "its loader (host), for another device or its turn (wait), or to be dispatched (overhead).",
         "",
         *_table(("plan", *CAUSES), (_residual_row(case, plan) for case in validation.cases for plan in case.plans)),
     ]
@@ -94,16 +95,29 @@ def _headline(validation: Validation) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
+def _provenance(validation: Validation) -> list[str]:
+    """Say on what machines and when the cases were measured, a line for each machine."""
+    moments: dict[str, list[str]] = {}
+    for case in validation.cases:
+        found = dict(case.about.get("provenance", {}))
+        moment = str(found.pop("measured_at", ""))
+        moments.setdefault(", ".join(f"{name} {value}" for name, value in found.items()), []).append(moment)
+    return [line for host, at in moments.items() for line in (f"Measured {min(at)} to {max(at)} on: {host}.", "")]
+
+
 def _about(case: CaseResult) -> str:
-    link = case.about.get("link_bytes_per_s")
-    rate = "copies at memory speed" if link is None else f"emulated links of {float(link) / (1 << 20):.0f} MiB/s"
-    parts = [f"{case.about[name]}" for name in ("mix",) if name in case.about]
-    parts += [f"budget {case.about['budget']}"] if "budget" in case.about else []
-    parts += [f"{case.about.get('num_devices', '?')} devices", rate]
-    parts += ["shared" if case.about.get("shared_link") else ""] + (
-        [] if case.about.get("prefetch", True) else ["no prefetch"]
+    about = case.about
+    link, attempts = about.get("link_bytes_per_s"), about.get("num_attempts", 1)
+    parts = (
+        about.get("mix", ""),
+        f"budget {about['budget']}" if "budget" in about else "",
+        f"{about.get('num_devices', '?')} devices",
+        "copies at memory speed" if link is None else f"emulated links of {link / (1 << 20):.0f} MiB/s",
+        "shared" if about.get("shared_link") else "",
+        "" if about.get("prefetch", True) else "no prefetch",
+        f"run {attempts} times, this is the last" if attempts > 1 else "",
     )
-    return f"{', '.join(filter(None, parts))}; {case.about.get('num_units', '?')} units; {case.label}."
+    return f"{', '.join(filter(None, parts))}; {about.get('num_units', '?')} units; {case.label}."
 
 
 def _row(plan: PlanResult) -> tuple[str, ...]:

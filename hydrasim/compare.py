@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from hydrasim.dag import critical_path_s, lower_bounds, minibatch_dag
+from hydrasim.dag import lower_bounds, minibatch_dag, whole_path_s
 from hydrasim.dataflow import dataflow
 from hydrasim.errors import HydraError, PolicyError
 from hydrasim.mechanism import ALL_EFFECTS, OURS, Effects, Mechanism
@@ -143,26 +143,35 @@ def naive_s(workload: Workload, cluster: Cluster, costs: CostModel, *, transfers
 
     max(total compute / devices, longest job, bytes / bandwidth). The bytes: every unit loads the state
     that it needs once (parameters for a forward, all state otherwise) and every update stores all of it.
-    Copies run on every device's link at once, loads beside stores, so the busier direction counts. Work
-    and bytes spread over unequal devices so that all end together. Without transfers only the first two.
+    Copies run on every link at once, loads beside stores, so the busier direction counts; devices behind
+    one root complex have one link. Work and bytes spread over unequal devices so that all end together.
+    Without transfers only the first two.
     """
     devices = range(len(cluster.devices))
     compute, loads, stores = ([0.0] * len(devices) for _ in range(3))
     longest = 0.0
     for job in workload.jobs:
         slowdown = costs.slowdown(job.name) if len(devices) > 1 else 1.0
-        longest = max(longest, critical_path_s(job, cluster, costs) * job.num_minibatches)
+        longest = max(longest, whole_path_s(job, cluster, costs))
         for phase, shard in minibatch_dag(job).nodes:
-            unit = ShardUnit(job.name, phase, shard, 0)
-            flow = dataflow(job, unit)
+            first, later = (ShardUnit(job.name, phase, shard, minibatch) for minibatch in (0, 1))
+            flow = dataflow(job, first)
             nbytes = next(need for key, need in flow.reads if key == flow.state)
             for device in devices:
-                compute[device] += costs.compute_s(unit, device) * slowdown * job.num_minibatches
+                steady_s = (job.num_minibatches - 1) * costs.compute_s(later, device)
+                compute[device] += (costs.compute_s(first, device) + steady_s) * slowdown
                 if transfers and nbytes:
-                    loads[device] += costs.copy_s(nbytes, device, "h2d") * job.num_minibatches
+                    times = job.num_minibatches * _sharers(cluster, device)
+                    loads[device] += costs.copy_s(nbytes, device, "h2d") * times
                     if flow.updates_state:
-                        stores[device] += costs.copy_s(nbytes, device, "d2h") * job.num_minibatches
+                        stores[device] += costs.copy_s(nbytes, device, "d2h") * times
     return max(longest, _spread_s(compute), _spread_s(loads), _spread_s(stores))
+
+
+def _sharers(cluster: Cluster, device: int) -> int:
+    """Return how many devices use this device's link."""
+    name = cluster.devices[device].root_complex
+    return sum(other.root_complex == name for other in cluster.devices) if name else 1
 
 
 def ratio(makespan_s: float, bound_s: float) -> float | None:

@@ -38,9 +38,10 @@ class Contention:
         shared = [device.root_complex for device in cluster.devices]
         for index, device in enumerate(cluster.devices):
             for kind, link in ((Kind.LOAD.value, device.h2d), (Kind.STORE.value, device.d2h)):
-                if device.root_complex and shared.count(device.root_complex) > 1:
+                at_memory_speed = math.isinf(link.bytes_per_s)
+                if shared.count(device.root_complex) > 1 and device.root_complex and not at_memory_speed:
                     self._uses[index, kind] = (kind, device.root_complex)
-                elif device.on_host and math.isinf(link.bytes_per_s):
+                elif device.on_host and at_memory_speed:
                     self._uses[index, kind] = CORES
             self._uses[index, Kind.COMPUTE.value] = CORES if device.on_host else _DEVICES
         if any(device.on_host for device in cluster.devices):

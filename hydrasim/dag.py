@@ -47,14 +47,28 @@ class Template:
         }
 
 
-def critical_path_s(job: TrainingJob, cluster: Cluster, costs: CostModel, dag: nx.DiGraph[Node] | None = None) -> float:
+def whole_path_s(job: TrainingJob, cluster: Cluster, costs: CostModel) -> float:
+    """Return the seconds of all mini-batches, one after another; the first may have times of its own."""
+    later = job.num_minibatches - 1
+    later_s = later * critical_path_s(job, cluster, costs, minibatch=1) if later else 0.0
+    return critical_path_s(job, cluster, costs) + later_s
+
+
+def critical_path_s(
+    job: TrainingJob,
+    cluster: Cluster,
+    costs: CostModel,
+    dag: nx.DiGraph[Node] | None = None,
+    *,
+    minibatch: int = 0,
+) -> float:
     """Return the seconds of one mini-batch on unlimited copies of each unit's fastest device."""
     import networkx as nx
 
     dag = minibatch_dag(job) if dag is None else dag
     finish: dict[Node, float] = {}
     for node in nx.topological_sort(dag):
-        unit = ShardUnit(job.name, node[0], node[1], 0)
+        unit = ShardUnit(job.name, node[0], node[1], minibatch)
         fastest = min(costs.compute_s(unit, index) for index in range(len(cluster.devices)))
         finish[node] = fastest + max((finish[before] for before in dag.predecessors(node)), default=0.0)
     return max(finish.values())
@@ -70,7 +84,7 @@ def lower_bounds(workload: Workload, cluster: Cluster, costs: CostModel, transfe
     """
     longest = area = 0.0
     for job in workload.jobs:
-        length = critical_path_s(job, cluster, costs) * job.num_minibatches
+        length = whole_path_s(job, cluster, costs)
         longest = max(longest, length + (_ends_s(job, cluster, costs) if transfers else 0.0))
         area += length
     return {"longest_job": longest, "area": area / len(cluster.devices)}

@@ -283,7 +283,7 @@ class Orchestrator:
         raise PlanError("\n".join(lines) + "\n  Reorder these units so that every unit follows its predecessors.")
 
     def _unit_seconds(self, job: str, template: Template) -> list[float]:
-        return [self.beliefs.compute_s(ShardUnit(job, *node, 0), 0) for node in template.nodes]
+        return [self.beliefs.compute_s(ShardUnit(job, *node, 1), 0) for node in template.nodes]
 
     def _complain_of_idling(self) -> None:
         if self.plan is not None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hydrasim.policies.base import Policy
     from hydrasim.timeline import Timeline
 
+LaneKey = tuple["int | str", Lane]
 Seconds = Callable[[Command], float]
 DispatchSeconds = Callable[[Command, "Command | None"], float]
 
@@ -69,9 +70,24 @@ def simulate(
 
 
 def sim_backend(cluster: Cluster, costs: CostModel, effects: Effects) -> SimBackend:
-    """Return the simulated world that charges these costs, with these effects."""
-    contention = Contention(cluster, costs.slowdown) if includes(effects, "contention") else None
+    """Return the simulated world that charges these costs, with these effects.
+
+    Raises:
+        ProfileError: the dispatch is no time, or, once it is asked for, a slowdown no factor.
+    """
+
+    def slowdown(job: str) -> float:
+        factor = costs.slowdown(job)
+        if 1 <= factor <= MAX_SECONDS:
+            return factor
+        raise ProfileError(f"the costs say that job {job!r} is slowed down {factor} times; it must be at least 1.")
+
+    contention = Contention(cluster, slowdown) if includes(effects, "contention") else None
     dispatch_s = costs.dispatch_s() if includes(effects, "overheads") else 0.0
+    if not 0 <= dispatch_s <= MAX_SECONDS:
+        raise ProfileError(
+            f"the costs say that dispatch takes {dispatch_s} s; it must be from 0 to {MAX_SECONDS:.0e} s."
+        )
     return SimBackend(charging(costs), contention, lambda _, cause: 0.0 if cause is None else dispatch_s)
 
 
@@ -137,23 +153,26 @@ class SimBackend:
 
         self._seconds, self._contention, self._dispatch_s = seconds, contention, dispatch_s
         self._env = simpy.Environment(0.0)
-        self._lanes: dict[tuple[int | str, Lane], _QueuedLane] = {}
+        self._lanes: dict[LaneKey, _QueuedLane] = {}
         self._issued_s: dict[int, float] = {}
         self._unfinished: dict[int, list[_QueuedLane]] = {}  # command -> lanes whose head waits for it
         self._users: dict[Resource, dict[int, _Activity]] = {}  # by command number
         self._events: deque[Finished] = deque()
         self._cause: Command | None = None
-        self._arrived_s = 0.0  # when the last command reached, or will reach, its lane
+        self._on_way: dict[LaneKey, int] = {}  # how many commands are
+        self._arrived_s: dict[LaneKey, float] = {}  # when the last command reaches its lane
 
     def submit(self, commands: list[Command]) -> None:
-        """Queue commands on their lanes, once they get there; none overtakes another."""
+        """Queue commands on their lanes, once they get there; none overtakes another of its lane."""
         for command in commands:
             self._unfinished[command.number] = []
-            self._arrived_s = max(self._arrived_s, self._env.now + self._dispatch_s(command, self._cause))
-            if self._arrived_s > self._env.now:
-                timeout = self._env.timeout(self._arrived_s - self._env.now, command)
+            due_s = self._env.now + self._dispatch_s(command, self._cause)
+            due_s = self._arrived_s[command.lane_key] = max(self._arrived_s.get(command.lane_key, 0.0), due_s)
+            if due_s > self._env.now or self._on_way.get(command.lane_key):
+                self._on_way[command.lane_key] = self._on_way.get(command.lane_key, 0) + 1
+                timeout = self._env.timeout(due_s - self._env.now, command)
                 assert timeout.callbacks is not None
-                timeout.callbacks.append(lambda event: self._queue(event.value))
+                timeout.callbacks.append(lambda event: self._arrive(event.value))
             else:
                 self._queue(command)
 
@@ -169,6 +188,10 @@ class SimBackend:
         event = self._events.popleft()
         self._cause = event.command
         return event
+
+    def _arrive(self, command: Command) -> None:
+        self._on_way[command.lane_key] -= 1
+        self._queue(command)
 
     def _queue(self, command: Command) -> None:
         self._issued_s[command.number] = self._env.now

@@ -47,6 +47,11 @@ class Span:
     def job(self) -> str:
         return self.unit.partition("/")[0]
 
+    @property
+    def lane_key(self) -> tuple[int | str, str]:
+        """Name the queue that the span stood in, as `Command.lane_key` does."""
+        return (self.job if self.device == HOST else self.device), self.lane
+
     @classmethod
     def of(cls, event: Finished, cause: int = -1) -> Span:
         command = event.command
@@ -104,7 +109,7 @@ class Timeline:
         free_s: dict[tuple[int | str, str], float] = {}
         ready: dict[int, float] = {}
         for span in sorted(self.spans, key=lambda span: span.number):
-            lane = (span.job if span.device == HOST else span.device), span.lane
+            lane = span.lane_key
             before = [end_s[number] for number in span.after if number in end_s]
             ready[span.number] = max(span.issued_s, free_s.get(lane, 0.0), *before, 0.0)
             free_s[lane] = span.end_s

@@ -126,7 +126,7 @@ def main(
             else run_process(seed, int(number), kinds[int(number)])
         )
         typer.echo(str(case))
-        return
+        raise typer.Exit(bool(case.problem if isinstance(case, Simulation) else case.problems))
     make_folder(output)
     done: dict[int, Simulation] = {}
     with step_progress(simulations, "simulating", quiet=False) as advance:

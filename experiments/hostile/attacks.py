@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+import safetensors
+
 from experiments.hostile.mutations import IMPOSTORS, mutate
 from experiments.hostile.policies import BAD_POLICIES
 from experiments.hostile.processes import Attack, interrupt, kill
@@ -27,7 +29,11 @@ OUTPUTS = {
     "profile-out.json": Profile.read,
     "trace.json": lambda path: json.loads(path.read_text()),
     "gantt.png": lambda path: path.read_bytes().index(b"IEND"),
+    "weights/A.safetensors": lambda path: safetensors.safe_open(path, "pt").keys(),
+    "weights/B.safetensors": lambda path: safetensors.safe_open(path, "pt").keys(),
 }
+_ALLOWED_JOBS = ("nan_loss",)  # a loss that is no number is the user's affair, for now
+_ALLOWED_POLICIES = ("NoneAtTimes", "Twice")  # which may choose well
 
 
 def write_files(folder: Path) -> None:
@@ -152,14 +158,16 @@ def _policy(folder: Path, rng: Random) -> Attack:
     command = rng.choice(
         (("simulate", *WORLD), ("plan", *WORLD, "-o", "plan-out.json"), ("execute", "my_jobs.py:good", *TRAIN))
     )
-    return Attack("bad policy", (*command, "--policy", f"bad_policies.py:{name}"), outputs=OUTPUTS)
+    codes = (0, 2) if name in _ALLOWED_POLICIES else (2,)
+    return Attack("bad policy", (*command, "--policy", f"bad_policies.py:{name}"), codes, OUTPUTS)
 
 
 def _jobs(folder: Path, rng: Random) -> Attack:
     from experiments.hostile.jobs import BAD
 
-    command = ("execute", f"my_jobs.py:bad_{rng.choice(sorted(BAD))}", *TRAIN, "-o", "out.jsonl", "--json")
-    return Attack("bad jobs", command, outputs=OUTPUTS)
+    name = rng.choice(sorted(BAD))
+    command = ("execute", f"my_jobs.py:bad_{name}", *TRAIN, "-o", "out.jsonl", "--json")
+    return Attack("bad jobs", command, (0,) if name in _ALLOWED_JOBS else (2,), OUTPUTS)
 
 
 _WRITERS = (

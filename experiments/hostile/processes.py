@@ -78,7 +78,8 @@ def run_attack(attack: Attack, folder: Path, rng: Random, limit_s: float) -> Out
     killed = process.returncode == -signal.SIGKILL
     if orphans and not problems:
         problems["orphan"] = ", ".join(orphans)
-    problems |= _check_text(text, process.returncode, problems, attack.codes)
+    if not (attack.strike is not None and _is_interpreters(text)):
+        problems |= _check_text(text, process.returncode, problems, attack.codes)
     for name, is_whole in attack.outputs.items():
         if not _whole(folder / name, before.get(name), is_whole):
             problems["half-written"] = name
@@ -173,9 +174,9 @@ def _start(attack: Attack, folder: Path, environment: dict[str, str], out: Any) 
 
 def _check_text(text: str, code: int, problems: dict[str, str], codes: tuple[int, ...]) -> dict[str, str]:
     found = {}
-    if "Traceback" in text and not _is_interpreters(text):
+    if "Traceback" in text:
         found["traceback"] = text[-3000:]
-    elif code not in codes and "hung" not in problems and not _is_interpreters(text):
+    elif code not in codes and "hung" not in problems:
         found["code"] = f"{code} is none of {codes}: {text[-500:]}"
     if code == 2 and (not text.strip() or len(text) > _MAX_LETTERS or text.count("\n") > _MAX_LINES):
         found["message"] = text[:_MAX_LETTERS] or "there is none"
@@ -206,10 +207,10 @@ def _names(folder: Path) -> set[str]:
 
 
 def _may_stay(name: str) -> bool:
-    """Tell what may be left: weights that are whole, what a measurement resumes from, torch's and Python's caches."""
+    """Tell what may be left: a folder for weights, what a measurement resumes from, torch's and Python's caches."""
     if name.endswith(".tmp"):
         return False
-    return name.endswith(".partial") or name.startswith(("weights", "tmp/torchinductor_", "__pycache__"))
+    return name == "weights" or name.endswith(".partial") or name.startswith(("tmp/torchinductor_", "__pycache__"))
 
 
 class _Reader(threading.Thread):

@@ -190,7 +190,7 @@ class _Nonsense:
         return self._draw("dispatch")
 
     def slowdown(self, job: str) -> float:
-        return 1.0
+        return 1.0 + self._draw("slowdown", job)
 
 
 def _with_devices(world: _World, **changes: Any) -> _World:

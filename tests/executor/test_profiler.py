@@ -11,9 +11,11 @@ import executor.profiler
 from executor import DevicePool
 from executor.profiler import profile
 from experiments.demo import demo_prepared
-from hydrasim import Cluster, Device, Phase, Profile, Timeline
+from hydrasim import OURS, PAPER, Cluster, Device, Phase, Profile, Timeline
 from hydrasim.planning import make_plan
 from hydrasim.timeline import Span
+
+IDENTITY = {"workload": "this one"}
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +104,13 @@ def test_a_partial_file_of_another_workload_or_damaged_is_not_used(prepared, poo
 def test_a_partial_file_that_holds_no_times_is_not_used(prepared, tmp_path: Path, samples: object):
     # Such a one once became an IndexError, a StatisticsError, or a profile with a hole.
     path = tmp_path / "profile.json.partial"
-    path.write_text(json.dumps({"for": executor.profiler._identity(prepared), "rounds": [samples]}))
-    assert executor.profiler._resume(path, prepared) == []
+    path.write_text(json.dumps({"for": IDENTITY, "rounds": [samples]}))
+    assert executor.profiler._resume(path, prepared, IDENTITY) == []
 
 
 def test_a_folder_in_the_place_of_a_partial_file_is_not_read(prepared, tmp_path: Path):
     (tmp_path / "profile.json.partial").mkdir()
-    assert executor.profiler._resume(tmp_path / "profile.json.partial", prepared) == []
+    assert executor.profiler._resume(tmp_path / "profile.json.partial", prepared, IDENTITY) == []
 
 
 def test_what_others_took_meanwhile_is_no_part_of_a_commands_time():
@@ -131,3 +133,10 @@ def test_the_first_round_says_nothing_of_first_mini_batches_nor_do_copies_differ
     (kind,) = executor.profiler._merge(prepared, [first, later], 2, 2).kinds.values()
     assert (kind.first_units["A", Phase.LOSS, 0].mean_s, kind.units["A", Phase.LOSS, 0].mean_s) == (2.0, 5.0)
     assert kind.copies["h2d"][64].mean_s == 2.0
+
+
+def test_rounds_of_another_mechanism_or_length_are_measured_again(prepared):
+    ours = executor.profiler._identity(prepared, OURS, 4)
+    assert ours == executor.profiler._identity(prepared, OURS, 4)
+    assert ours != executor.profiler._identity(prepared, PAPER, 4)
+    assert ours != executor.profiler._identity(prepared, OURS, 5)

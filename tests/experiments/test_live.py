@@ -109,7 +109,9 @@ def test_a_mistake_is_one_message_and_exit_code_2(folder: Path, arguments: list[
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("command", [["demo"], ["validate"], ["execute", "{folder}/my_jobs.py:jobs"]])
+@pytest.mark.parametrize(
+    "command", [["demo"], ["validate", "{folder}/my_jobs.py:jobs"], ["execute", "{folder}/my_jobs.py:jobs"]]
+)
 def test_without_a_gpu_cuda_is_refused_in_one_line(folder: Path, command: list[str]):
     ran = invoke(*(word.format(folder=folder) for word in command), "--device", "cuda")
     assert ran.exit_code == 2
@@ -125,4 +127,24 @@ def test_validate_reports_signed_errors(folder: Path):
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "median error" in done.output
-    assert json.loads((folder / "validation" / "summary.json").read_text())["num_cases"] == 2
+    fields = json.loads((folder / "validation" / "summary.json").read_text())
+    assert (fields["num_cases"], fields["num_plans"], fields["num_runs"]) == (1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["typo"], "no suite is named 'typo'"),
+        (["smoke", "--case", "typo"], "has no case 'typo'"),
+        (["smoke", "--memory", "8GiB", "--policies", "fifo"], "--policies, --memory: not with a suite"),
+        (["{folder}/my_jobs.py:jobs", "--case", "a"], "--case: not with JOBS"),
+        (["smoke", "--rescore"], "--rescore needs --output"),
+        (["smoke", "--rescore", "-o", "{folder}/empty"], "holds no case of suite 'smoke'"),
+        (["{folder}/my_jobs.py:jobs", "--policies", "best"], "no policy is named 'best'"),
+    ],
+)
+def test_validate_refuses_what_means_nothing(folder: Path, arguments: list[str], message: str):
+    done = invoke("validate", *(argument.format(folder=folder) for argument in arguments))
+    assert (done.exit_code, "Traceback" in done.output) == (2, False)
+    assert message in done.output
+    assert not (folder / "typo").exists()

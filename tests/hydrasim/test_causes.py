@@ -33,17 +33,22 @@ def test_a_loader_that_takes_long_is_the_host():
     assert split(timeline) == {"host": 4.0, "compute": 2.0}
 
 
-def test_a_hand_over_is_overhead():
+def test_a_hand_over_is_part_of_the_unit_as_in_its_profile():
     spans = (
         Span(0, "compute", 0, "compute", "A/F0#0", 0.5, 1.0),
         Span(1, "compute", 0, "compute", "A/L1#0", 1.25, 2.0, after=(0,), issued_s=0.25),
     )
-    assert split(Timeline(spans, {"num_devices": 1})) == {"overhead": 0.75, "compute": 1.25}
+    assert split(Timeline(spans, {"num_devices": 1})) == {"compute": 2.0}
 
 
-def test_a_unit_that_was_issued_late_waited_for_its_turn():
-    spans = (Span(0, "compute", 0, "compute", "A/F0#0", 1.0, 2.0, issued_s=1.0),)
-    assert split(Timeline(spans, {"num_devices": 1})) == {"wait": 1.0, "compute": 1.0}
+def test_from_the_end_that_caused_it_to_its_issue_a_unit_is_dispatched():
+    # gpu0  . w w o C     the unit on gpu 1 is over at 2; what followed from it was issued half a second later
+    # gpu1  C C C . .
+    spans = (
+        Span(0, "compute", 1, "compute", "A/F0#0", 0.0, 2.0),
+        Span(1, "compute", 0, "compute", "A/L1#0", 2.5, 3.0, issued_s=2.5, cause=0),
+    )
+    assert split(Timeline(spans, {"num_devices": 2})) == {"wait": (2.0 + 1.0) / 2, "overhead": 0.25, "compute": 1.25}
 
 
 @pytest.mark.parametrize("policy", ["random", "one-model-spilling", "sharded-lrtf"])

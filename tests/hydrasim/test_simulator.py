@@ -199,6 +199,15 @@ def test_a_lane_holds_its_place_while_its_head_waits():
     assert ends == {0: (0.0, 1.0), 1: (1.0, 2.0), 2: (2.0, 3.0), 3: (3.0, 4.0)}
 
 
+def test_on_its_way_no_command_overtakes_another_of_its_lane():
+    # on their way  0 3 s, 1 1 s to the same lane, 2 1 s to another
+    backend = SimBackend(charging(free_costs()), dispatch_s=lambda command, _: 1.0 if command.number else 3.0)
+    backend.submit([compute(0), compute(1), compute(2, device=1)])
+    events = [backend.next_event() for _ in range(3)]
+    found = {event.command.number: (event.issued_s, event.start_s) for event in events}
+    assert found == {2: (1.0, 1.0), 0: (3.0, 3.0), 1: (3.0, 4.0)}
+
+
 def test_commands_that_can_never_start_are_an_error_with_their_story():
     # 1 waits for 2, which stands behind it on the same lane
     backend = SimBackend(charging(free_costs()))
