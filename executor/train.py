@@ -46,7 +46,7 @@ class JobResult:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run did. The timeline's header has `peak_bytes` as the simulated one does, here measured."""
+    """What a run did. The timeline's header has `peak_bytes` as a simulated one's does."""
 
     jobs: dict[str, JobResult]
     timeline: Timeline
@@ -54,7 +54,7 @@ class RunResult:
 
     @property
     def peak_bytes(self) -> tuple[int, ...]:
-        """Per device, the most that lay in its arena plus the most that units had alive beside it."""
+        """Per device, the most that lay in its arena, by its commands, plus the most that units had alive, measured."""
         return tuple(self.timeline.header["peak_bytes"])
 
     @property

@@ -170,6 +170,7 @@ def validate(
 ) -> None:
     """Hold predictions against reality: simulate plans, hash them, execute them, report signed errors.
 
+    A case that is run alone takes its place in the folder's summary and report with the next --rescore.
     --policies, --minibatches, --devices, --memory, --link and --device go with JOBS; a suite says itself what it needs.
     """
     is_jobs = ".py:" in suite
@@ -197,10 +198,12 @@ def validate(
             done = Validation((found,))
         elif not rescore:
             done = validation.run_suite(cases, repeats=repeats, folder=output, progress=progress)
-        if output is not None:
-            done = done if is_jobs else validation.read_suite(find_cases(suite), output)
+        else:
+            assert output is not None
+            done = validation.read_suite(cases, output)
             if not done.cases:
-                raise HydraError(f"{output} holds no case of suite {suite!r}; run it without --rescore.")
+                raise HydraError(f"{output} holds no such case of suite {suite!r}; run it without --rescore.")
+        if output is not None and not case:
             validation.write_evidence(done, output)
     if as_json:
         report.print_json(done.summary())

@@ -139,7 +139,7 @@ def test_validate_reports_signed_errors(folder: Path):
         (["smoke", "--memory", "8GiB", "--policies", "fifo"], "--policies, --memory: not with a suite"),
         (["{folder}/my_jobs.py:jobs", "--case", "a"], "--case: not with JOBS"),
         (["smoke", "--rescore"], "--rescore needs --output"),
-        (["smoke", "--rescore", "-o", "{folder}/empty"], "holds no case of suite 'smoke'"),
+        (["smoke", "--rescore", "-o", "{folder}/empty"], "holds no such case of suite 'smoke'"),
         (["{folder}/my_jobs.py:jobs", "--policies", "best"], "no policy is named 'best'"),
     ],
 )

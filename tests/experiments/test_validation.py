@@ -25,7 +25,7 @@ from hydrasim.dag import minibatch_dag
 from hydrasim.errors import PolicyError
 from hydrasim.planning import make_plan
 from hydrasim.policies.follow_plan import FollowPlan
-from hydrasim.profile import KindProfile, Measurement, StatedCosts
+from hydrasim.profile import KindProfile, Measurement
 
 SPEC = replace(SUITES["smoke"][0], policies=("fifo", "sharded-lrtf"))
 
@@ -77,9 +77,8 @@ def test_a_rerun_case_takes_its_place_beside_the_others(tmp_path: Path):
 def as_if_measured(policy: str, slower: float = 1.0) -> Evidence:
     """Return the evidence of a world in which everything takes `slower` times what was predicted."""
     prepared = SPEC.prepare().limited(3)
-    stated = StatedCosts(prepared.workload, prepared.cluster)
-    units = {(u.job, u.phase, u.shard): stated.compute_s(u, 0) for u in all_units(prepared.workload)}
-    once = {key: Measurement(seconds, seconds, 0.0, 1) for key, seconds in units.items()}
+    half = Measurement(0.5, 0.5, 0.0, 1)
+    once = {(unit.job, unit.phase, unit.shard): half for unit in all_units(prepared.workload)}
     copies = {direction: {1 << 20: Measurement(0.01, 0.01, 0.0, 1)} for direction in ("h2d", "d2h")}
     fetches = {job.name: Measurement(0.0, 0.0, 0.0, 1) for job in prepared.workload.jobs}
     found = Profile(prepared.workload, {"cpu": KindProfile(once, copies)}, fetches, cluster=prepared.cluster)

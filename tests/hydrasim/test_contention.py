@@ -60,9 +60,8 @@ def test_emulated_devices_share_the_cores(num_devices: int, num_cores: int, slow
 
 
 def test_loads_do_not_slow_stores_nor_other_root_complexes():
-    contention = Contention(
-        Cluster((Device(64, root_complex="a"), Device(64, root_complex="a"), Device(64, root_complex="b")))
-    )
+    a, b = (Device(64, h2d=Link(1.0), d2h=Link(1.0), root_complex=name) for name in "ab")
+    contention = Contention(Cluster((a, a, b)))
     assert contention.resource_of(0, "load") == contention.resource_of(1, "load") != contention.resource_of(0, "store")
     assert contention.resource_of(2, "load") is None
 
@@ -74,6 +73,11 @@ def test_copies_at_memory_speed_take_a_core_and_throttled_ones_do_not():
     assert contention.resource_of(0, "load") == contention.resource_of(0, "compute") == CORES
     assert contention.resource_of(1, "load") is None
     assert contention.resource_of(1, "compute") == contention.resource_of(-1, "fetch") == CORES
+
+
+def test_links_as_fast_as_memory_share_no_root_complex():
+    contention = Contention(Cluster((Device(64, root_complex="a"),) * 2))
+    assert contention.resource_of(0, "load") is None
 
 
 def test_a_real_device_computes_and_loads_beside_the_host():
