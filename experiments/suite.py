@@ -135,7 +135,7 @@ SUITES: dict[str, tuple[CaseSpec, ...]] = {
         CaseSpec("gpt8-tight-fast-link", "eight GPTs", "tight", _USUAL, 1500 * MIB),
         CaseSpec("gpt5-tight-shared-link", "five GPTs", "tight", _MORE, 600 * MIB, shared=True),
         CaseSpec("mlp4-half-shared-link", "four MLPs", "half", _WIDER, 2500 * MIB, shared=True),
-        CaseSpec("mixed6-tight-link", "GPTs and MLPs", "tight", _USUAL, 1600 * MIB),
+        CaseSpec("mixed6-tight-link", "GPTs and MLPs", "tight", _USUAL, 3000 * MIB),
     ),
     "smoke": (
         CaseSpec("tiny-half", "tiny", "half", ("resident-lrtf", "one-model-spilling")),
