@@ -24,7 +24,7 @@ from experiments.workloads import WORKLOADS, gpt_jobs
 from hydrasim import perfetto
 from hydrasim.compare import Comparison, compare
 from hydrasim.dataflow import aligned
-from hydrasim.files import make_folder, write_text
+from hydrasim.disk import make_folder, write_text
 from hydrasim.gantt import draw
 from hydrasim.plan import Plan
 from hydrasim.planning import make_plan

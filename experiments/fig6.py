@@ -20,7 +20,7 @@ import typer
 from executor import CpuDevice, DevicePool, Prepared, TorchJob, prepare, train
 from executor.profiler import profile
 from experiments.workloads import GptSpec, gpt_jobs
-from hydrasim.files import make_folder, write_text
+from hydrasim.disk import make_folder, write_text
 from hydrasim.planning import make_plan
 
 POLICIES = ("model-parallel", "task-parallel", "sharded-lrtf")

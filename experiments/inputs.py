@@ -14,8 +14,9 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from hydrasim.cluster import GIB, Cluster, Device, Link
+from hydrasim.disk import read_text
 from hydrasim.errors import ClusterError, HydraError, WorkloadError
-from hydrasim.files import read_cluster, read_text, read_workload
+from hydrasim.files import read_cluster, read_workload
 from hydrasim.mechanism import ALL_EFFECTS, EFFECTS, MECHANISMS, Effects, Mechanism
 from hydrasim.presets import PRESETS, Preset, make_preset
 from hydrasim.profile import CostModel, Profile, StatedCosts

@@ -45,7 +45,8 @@ def print_run(result: RunResult, predicted_s: float | None) -> None:
         f"idle {report.percent(1 - result.timeline.utilization())}, moved {report.size(result.timeline.moved_bytes)}"
     )
     if predicted_s is not None:
-        line += f"; simulated {report.seconds(predicted_s)}, error {100 * (predicted_s / result.makespan_s - 1):+.1f} %"
+        error = report.signed_percent(predicted_s / result.makespan_s - 1)
+        line += f"; simulated {report.seconds(predicted_s)}, error {error}"
     typer.echo(line)
 
 
@@ -56,9 +57,9 @@ def print_validation(done: Validation) -> None:
             f"{case.name}: {plan.policy}",
             report.seconds(plan.simulated_s),
             report.seconds(plan.median_s),
-            f"{100 * plan.error_fraction:+.1f} %",
-            f"{100 * plan.naive_error_fraction:+.1f} %",
-            f"{100 * plan.spread_fraction:.1f} %",
+            report.signed_percent(plan.error_fraction),
+            report.signed_percent(plan.naive_error_fraction),
+            report.percent(plan.spread_fraction, 1),
         )
         for case in done.cases
         for plan in case.plans
@@ -84,7 +85,7 @@ def print_demo(demo: Demo, folder: Path) -> None:
             f"{name}: {run.policy}",
             report.seconds(run.simulated.makespan_s),
             report.seconds(run.result.makespan_s),
-            f"{100 * run.error_fraction:+.1f} %",
+            report.signed_percent(run.error_fraction),
         )
         for name, run in (("best plan", demo.best), ("worst plan", demo.worst))
     ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from executor.pilot import MARGIN_FRACTION
-from hydrasim.files import write_text
+from hydrasim.disk import write_text
 
 if TYPE_CHECKING:
     from experiments.memory import Outcome

@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments.report import percent, size
-from hydrasim.files import write_text
+from experiments.report import percent, signed_percent, size
+from hydrasim.disk import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,9 +23,9 @@ def demo_block(fields: dict[str, Any]) -> str:
         f"| | simulated | executed ({label}) | error of the simulation |",
         "|---|---|---|---|",
         f"| best plan: {fields['policy']} | {fields['simulated_makespan_s']:.1f} s | "
-        f"{fields['measured_makespan_s']:.1f} s | {100 * fields['error_fraction']:+.1f} % |",
+        f"{fields['measured_makespan_s']:.1f} s | {signed_percent(fields['error_fraction'])} |",
         f"| worst work-conserving plan: {fields['worst_policy']} | {fields['worst_simulated_makespan_s']:.1f} s | "
-        f"{fields['worst_measured_makespan_s']:.1f} s | {100 * fields['worst_error_fraction']:+.1f} % |",
+        f"{fields['worst_measured_makespan_s']:.1f} s | {signed_percent(fields['worst_error_fraction'])} |",
         f"| gain | {fields['simulated_gain']:.2f}x | {fields['measured_gain']:.2f}x | |",
         "",
         f"Each device has {size(fields['device_memory_bytes'])}: {percent(fields['budget_fraction'])} of the largest "
@@ -46,17 +46,17 @@ def validation_block(fields: dict[str, Any]) -> str:
         "MLPs; budgets that fit, half and tight; copies at memory speed and slow, fast and shared emulated links; with "
         f"and without prefetch. Every plan and repeat is in {link}.\n\n"
         "| | |\n|---|---|\n"
-        f"| error of the makespan, median / 90th percentile / worst | {_percent(fields['median_error_fraction'])} / "
-        f"{_percent(fields['p90_error_fraction'])} / {_percent(fields['max_error_fraction'])} |\n"
+        f"| error of the makespan, median / 90th percentile / worst | {percent(fields['median_error_fraction'], 1)} / "
+        f"{percent(fields['p90_error_fraction'], 1)} / {percent(fields['max_error_fraction'], 1)} |\n"
         f"| worst repeat's distance from the median, median / worst plan | "
-        f"{_percent(fields['median_repeat_spread_fraction'])} / {_percent(fields['max_repeat_spread_fraction'])} "
+        f"{percent(fields['median_repeat_spread_fraction'], 1)} / {percent(fields['max_repeat_spread_fraction'], 1)} "
         f"({fields['num_invalid_plans']} plans above 3 %: a shared machine) |\n"
-        f"| median error of the naive predictor | {_percent(fields['naive_median_error_fraction'])} |\n"
+        f"| median error of the naive predictor | {percent(fields['naive_median_error_fraction'], 1)} |\n"
         f"| skill: our error over the naive one, where that is above 10 % | {fields['skill']:.2f} |\n"
         f"| ranking: Kendall's tau over {fields['num_separable_pairs']} pairs of plans that repeats tell apart | "
         f"{fields['kendall_tau']:.2f} |\n"
-        f"| regret of the plan chosen by simulation, mean / worst | {_percent(fields['regret_fraction'])} / "
-        f"{_percent(fields['max_regret_fraction'])} |\n"
+        f"| regret of the plan chosen by simulation, mean / worst | {percent(fields['regret_fraction'], 1)} / "
+        f"{percent(fields['max_regret_fraction'], 1)} |\n"
         f"| runs out of memory | {fields['num_oom']} |\n"
         "| replay: measured durations in, makespan out, worst error | "
         f"{100 * fields['replay_error_fraction']:.2f} % |\n"
@@ -69,8 +69,8 @@ def abuse_block(memory: dict[str, Any], hostile: dict[str, Any]) -> str:
         f"{memory['num_models']} random models in {memory['num_runs']} runs of one to four, each at the least memory "
         f"that the partitioner accepts for them and up to 10 % more, {memory['num_mixed_clusters']} on unequal "
         f"devices: **{memory['num_breaches']} breaches** of a budget; the margin is "
-        f"{_percent(memory['margin_fraction'])}, "
-        f"{_percent(memory['needed_margin_fraction'])} was needed ([results/memory/](results/memory/report.md)). "
+        f"{percent(memory['margin_fraction'], 1)}, "
+        f"{percent(memory['needed_margin_fraction'], 1)} was needed ([results/memory/](results/memory/report.md)). "
         f"{hostile['num_simulations']:,} random simulations ({percent(hostile['feasible_fraction'])} feasible) and "
         f"{hostile['num_processes']} abused processes - damaged files, bad policies and jobs, full disks, Ctrl-C and "
         f"kills at random moments: **{hostile['num_tracebacks']} tracebacks, {hostile['num_hung']} hung, "
@@ -82,10 +82,6 @@ def abuse_block(memory: dict[str, Any], hostile: dict[str, Any]) -> str:
 def _cores(fields: dict[str, Any]) -> str:
     hosts = {(host["num_cores"], host["cpu"]) for case in fields["cases"] for host in [case["about"]["provenance"]]}
     return "; ".join(f"{num_cores} cores, {cpu}" for num_cores, cpu in sorted(hosts))
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
 
 
 def updated(text: str) -> str:

@@ -73,9 +73,14 @@ def size(nbytes: float) -> str:
     return f"{nbytes:.0f} B"
 
 
-def percent(fraction: float) -> str:
+def percent(fraction: float, digits: int = 0) -> str:
     """Write a fraction as %."""
-    return f"{100 * fraction:.0f} %"
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def signed_percent(fraction: float) -> str:
+    """Write a fraction that may be off in either direction as %, with its sign."""
+    return f"{100 * fraction:+.1f} %"
 
 
 def bound_s(inputs: Inputs) -> float:

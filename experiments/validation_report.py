@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.fidelity import MAX_SPREAD_FRACTION, NAIVE_ERRS_FRACTION, CaseResult, PlanResult, Validation
-from experiments.report import seconds
+from experiments.report import percent, seconds, signed_percent
 from hydrasim.causes import CAUSES
 from hydrasim.disk import write_text
 
@@ -44,7 +44,7 @@ def markdown(validation: Validation) -> str:
         "## Every plan",
         "",
         "*naive* is the error of max(total compute / devices, longest job, bytes / bandwidth). *spread* is the "
-        f"distance of the worst repeat from the median; above {_percent(MAX_SPREAD_FRACTION)} it is marked (!), and "
+        f"distance of the worst repeat from the median; above {percent(MAX_SPREAD_FRACTION, 1)} it is marked (!), and "
         "such a plan says little. *memory* is the predicted peak over the found one, of the device where they differ "
         "most: of the two parts, activations are measured, while what lies in the arena follows from the plan.",
     ]
@@ -72,26 +72,26 @@ def _headline(validation: Validation) -> list[tuple[str, str]]:
     optional = {name: fields[name] for name in ("skill", "kendall_tau")}
     skill, tau = ("-" if value is None else f"{value:.3f}" for value in optional.values())
     return [
-        ("median error", _percent(fields["median_error_fraction"])),
-        ("90th percentile", _percent(fields["p90_error_fraction"])),
-        ("worst", _percent(fields["max_error_fraction"])),
-        ("mean signed error", _signed(fields["mean_signed_error_fraction"])),
-        ("median error of the naive predictor", _percent(fields["naive_median_error_fraction"])),
+        ("median error", percent(fields["median_error_fraction"], 1)),
+        ("90th percentile", percent(fields["p90_error_fraction"], 1)),
+        ("worst", percent(fields["max_error_fraction"], 1)),
+        ("mean signed error", signed_percent(fields["mean_signed_error_fraction"])),
+        ("median error of the naive predictor", percent(fields["naive_median_error_fraction"], 1)),
         (
             f"skill over the {fields['num_plans_naive_wrong']} plans, in {fields['num_cases_naive_wrong']} cases, "
-            f"where the naive predictor errs by more than {_percent(NAIVE_ERRS_FRACTION)}",
+            f"where the naive predictor errs by more than {percent(NAIVE_ERRS_FRACTION, 1)}",
             skill,
         ),
-        ("repeat spread, median / largest", f"{_percent(fields['median_repeat_spread_fraction'])} / "
-         f"{_percent(fields['max_repeat_spread_fraction'])} ({fields['num_invalid_plans']} plans above the limit)"),
+        ("repeat spread, median / largest", f"{percent(fields['median_repeat_spread_fraction'], 1)} / "
+         f"{percent(fields['max_repeat_spread_fraction'], 1)} ({fields['num_invalid_plans']} plans above the limit)"),
         (f"Kendall's tau over {fields['num_separable_pairs']} pairs that repeats tell apart", tau),
         ("cases whose chosen plan is the best", f"{fields['num_top1']} of {fields['num_cases']}"),
         ("regret of the chosen plan, mean / largest",
-         f"{_percent(fields['regret_fraction'])} / {_percent(fields['max_regret_fraction'])}"),
+         f"{percent(fields['regret_fraction'], 1)} / {percent(fields['max_regret_fraction'], 1)}"),
         ("runs out of memory", str(fields["num_oom"])),
-        ("memory, median error of the peak", _percent(fields["memory_error_fraction"])),
+        ("memory, median error of the peak", percent(fields["memory_error_fraction"], 1)),
         ("replay of measured durations, largest error", f"{100 * fields['replay_error_fraction']:.2f} %"),
-        *((f"median error if the profile were off: {name}", _percent(value)) for name, value in perturbed.items()),
+        *((f"median error if the profile were off: {name}", percent(value, 1)) for name, value in perturbed.items()),
     ]  # fmt: skip
 
 
@@ -125,11 +125,11 @@ def _row(plan: PlanResult) -> tuple[str, ...]:
         plan.policy,
         seconds(plan.simulated_s),
         ", ".join(f"{value:.2f}" for value in plan.measured_s),
-        _signed(plan.error_fraction),
-        _signed(plan.naive_error_fraction),
-        _percent(plan.spread_fraction) + ("" if plan.is_valid else " (!)"),
+        signed_percent(plan.error_fraction),
+        signed_percent(plan.naive_error_fraction),
+        percent(plan.spread_fraction, 1) + ("" if plan.is_valid else " (!)"),
         f"{100 * plan.replay_error_fraction:.2f} %",
-        _signed(plan.memory_error_fraction),
+        signed_percent(plan.memory_error_fraction),
     )
 
 
@@ -140,14 +140,6 @@ def _residual_row(case: CaseResult, plan: PlanResult) -> tuple[str, ...]:
 def _table(columns: Sequence[str], rows: object) -> list[str]:
     body = [f"| {' | '.join(row)} |" for row in rows]  # type: ignore[attr-defined]
     return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *body]
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
-
-
-def _signed(fraction: float) -> str:
-    return f"{100 * fraction:+.1f} %"
 
 
 def draw(validation: Validation) -> Figure:
@@ -180,7 +172,7 @@ def draw(validation: Validation) -> Figure:
     summary = validation.summary()
     figure.suptitle(
         f"Simulated against {' and '.join(summary['labels'])}: median error "
-        f"{_percent(summary['median_error_fraction'])}, naive {_percent(summary['naive_median_error_fraction'])}",
+        f"{percent(summary['median_error_fraction'], 1)}, naive {percent(summary['naive_median_error_fraction'], 1)}",
         fontsize=11, color=_INK,
     )  # fmt: skip
     return figure

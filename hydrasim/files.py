@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from hydrasim.cluster import Cluster, Device, Link
-from hydrasim.disk import make_folder, read_text, write_text  # noqa: F401 - for those who use this door
+from hydrasim.disk import read_text
 from hydrasim.errors import ClusterError, HydraError, ProfileError, WorkloadError, shortened, told
 from hydrasim.profile import KindProfile, Measurement, Profile, UnitKind
 from hydrasim.schemas import MAX_COPIES, MAX_SHARDS, ClusterFile, MeasurementFile, ProfileFile, UnitFile, WorkloadFile

@@ -128,10 +128,10 @@ class _QueuedLane:
 class _Activity:
     """A command under way. left_s: seconds of work at full rate that were left at `since_s`."""
 
-    __slots__ = ("command", "left_s", "rate", "since_s", "start_s", "timeout")
+    __slots__ = ("command", "left_s", "rate", "resource", "since_s", "start_s", "timeout")
 
-    def __init__(self, command: Command, now_s: float, seconds: float) -> None:
-        self.command, self.start_s, self.since_s, self.left_s = command, now_s, now_s, seconds
+    def __init__(self, command: Command, resource: Resource | None, now_s: float, seconds: float) -> None:
+        self.command, self.resource, self.start_s, self.since_s, self.left_s = command, resource, now_s, now_s, seconds
         self.rate = 0.0
         self.timeout: simpy.Timeout | None = None
 
@@ -211,10 +211,9 @@ class SimBackend:
                 return
         lane.queue.popleft()
         lane.busy = True
-        activity = _Activity(command, self._env.now, self._seconds(command))
-        resource = None
-        if self._contention is not None:
-            resource = self._contention.resource_of(command.device, command.kind.value)
+        contention = self._contention
+        resource = None if contention is None else contention.resource_of(command.device, command.kind.value)
+        activity = _Activity(command, resource, self._env.now, self._seconds(command))
         if resource is None:
             self._set_rate(activity, 1.0)
         else:
@@ -250,11 +249,9 @@ class SimBackend:
         lane.busy = False
         issued_s = self._issued_s.pop(command.number)
         self._events.append(Finished(command, activity.start_s, self._env.now, issued_s))
-        if self._contention is not None:
-            resource = self._contention.resource_of(command.device, command.kind.value)
-            if resource is not None:
-                del self._users[resource][command.number]
-                self._share(resource)
+        if activity.resource is not None:
+            del self._users[activity.resource][command.number]
+            self._share(activity.resource)
         for waiting in (lane, *self._unfinished.pop(command.number)):
             self._advance(waiting)
 

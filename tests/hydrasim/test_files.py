@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from experiments.hostile.mutations import mutate
 from hydrasim import Cluster, Device, HydraError, Link, Plan, Profile, Shard, Timeline, TrainingJob
+from hydrasim.disk import read_text, write_text
 from hydrasim.errors import ClusterError, PlanError, ProfileError, TimelineError, WorkloadError
-from hydrasim.files import cluster_fields, read_cluster, read_text, read_workload, workload_fields, write_text
+from hydrasim.files import cluster_fields, read_cluster, read_workload, workload_fields
 from hydrasim.planning import make_plan
 from tests.worlds import devices, fig6, workload
 
