@@ -126,12 +126,12 @@ class DevicePool:
         self._loaders.clear()
 
     def _link(self, index: int) -> int | None:
-        """Return the descriptor of a device's link clock; devices behind one root complex share it."""
+        """Return the descriptor of a device's link clock; devices on one bus share it."""
         device = self.devices[index]
         if not self.has_link(index):
             return None
         assert isinstance(device, CpuDevice)
-        name: object = device.root_complex or index
+        name: object = device.shared or index
         if name not in self._links:
             self._links[name] = LinkClock.create()
         return self._links[name]

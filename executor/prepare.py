@@ -12,7 +12,7 @@ from executor.errors import DeviceError, JobError
 from executor.job import TorchJob
 from executor.partition import Partition, partition
 from executor.pilot import JobPilot
-from hydrasim.cluster import Cluster
+from hydrasim.cluster import Bus, Cluster
 from hydrasim.cluster import Device as SimulatedDevice
 from hydrasim.workload import Shard, TrainingJob, Workload
 
@@ -35,10 +35,13 @@ class Prepared:
     def cluster(self) -> Cluster:
         """The devices in the simulator's words; buffers of all models are set apart on each."""
         constant_bytes = sum(part.constant_bytes for part in self.partitions)
-        return Cluster(
-            tuple(_less(device.describe(), constant_bytes) for device in self.devices),
-            host_cores=len(os.sched_getaffinity(0)),
-        )
+        devices = tuple(_less(device.describe(), constant_bytes) for device in self.devices)
+        rates: dict[str, float] = {}
+        for device in devices:
+            if device.h2d.shared:
+                rates[device.h2d.shared] = max(rates.get(device.h2d.shared, 0.0), device.h2d.bytes_per_s)
+        buses = tuple(Bus(name, rate) for name, rate in rates.items())
+        return Cluster(devices, host_cores=len(os.sched_getaffinity(0)), buses=buses)
 
     def limited(self, max_minibatches: int) -> Prepared:
         """Return the same jobs, stopped after so many mini-batches each."""

@@ -17,7 +17,7 @@ from hydrasim.cluster import GIB, Cluster, Device, Link
 from hydrasim.disk import read_text
 from hydrasim.errors import ClusterError, HydraError, WorkloadError
 from hydrasim.files import read_cluster, read_workload
-from hydrasim.mechanism import ALL_EFFECTS, EFFECTS, MECHANISMS, Effects, Mechanism
+from hydrasim.mechanism import DEFAULT_EFFECTS, EFFECTS, MECHANISMS, Effects, Mechanism
 from hydrasim.presets import PRESETS, Preset, make_preset
 from hydrasim.profile import CostModel, Profile, StatedCosts
 from hydrasim.schemas import MAX_COPIES
@@ -156,12 +156,12 @@ def read_inputs(
     assert workload is not None
     if ".py:" in str(workload):
         return _from_jobs(
-            str(workload), cluster, devices, memory, link, _effects(effects) or ALL_EFFECTS, machine, seed
+            str(workload), cluster, devices, memory, link, _effects(effects) or DEFAULT_EFFECTS, machine, seed
         )
     for option, value in (("--models", models), ("--kind", kind), ("--scale", scale)):
         if value is not None:
             raise WorkloadError(f"{option} goes with --preset; {workload} says itself what it holds.")
-    ladder = _effects(effects) or ALL_EFFECTS
+    ladder = _effects(effects) or DEFAULT_EFFECTS
     theory = ladder == "theory"
     if _is_profile(workload):
         profile = Profile.read(workload)

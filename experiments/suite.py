@@ -38,7 +38,7 @@ class CaseSpec:
     """One case: which jobs, on what, and whose plans.
 
     mix: a name of `MIXES`. budget: a name of `BUDGETS`. link_bytes_per_s: of each direction of a device's
-    link, None for memory speed. shared: all devices sit behind one root complex.
+    link, None for memory speed. shared: all devices sit on one bus.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """Schedule the training of many large models on few devices: simulate, plan, compare."""
 
-from hydrasim.cluster import Cluster, Device, Link
+from hydrasim.cluster import Bus, Cluster, Device, Disk, Link
 from hydrasim.errors import HydraError
 from hydrasim.mechanism import HYDRA_RELEASED, OURS, PAPER, Mechanism
 from hydrasim.plan import Plan
@@ -13,8 +13,10 @@ __all__ = [
     "HYDRA_RELEASED",
     "OURS",
     "PAPER",
+    "Bus",
     "Cluster",
     "Device",
+    "Disk",
     "HydraError",
     "Link",
     "Mechanism",

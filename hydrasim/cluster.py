@@ -1,4 +1,4 @@
-"""Where training runs: devices, their memory, and the links that join them to host memory."""
+"""Where training runs: devices, host memory, disk, and the links between them."""
 
 from __future__ import annotations
 
@@ -7,22 +7,37 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from typing import Literal, get_args
 
 from hydrasim.errors import ClusterError
 
 GIB = 1 << 30
 
+Duplex = Literal["full", "half"]
+Direction = Literal["h2d", "d2h"]
+
+_PAGEABLE_TRAFFIC = 3  # read the source, write the staging buffer, read that
+_EMULATED_TRAFFIC = 2  # read here, write there: the device is host memory too
+
 
 @dataclass(frozen=True)
 class Link:
-    """One direction between host memory and a device; a copy takes latency + bytes / bandwidth."""
+    """One direction between two memories; alone, a copy takes latency + bytes / bandwidth.
+
+    pageable_bytes_per_s: the bandwidth of copies from or to unpinned host memory; None for the same.
+    shared: the name of the bus that the link runs over; "" for none.
+    """
 
     bytes_per_s: float = math.inf
     latency_s: float = 0.0
+    pageable_bytes_per_s: float | None = None
+    shared: str = ""
 
     def __post_init__(self) -> None:
-        if not self.bytes_per_s > 0:
-            raise ClusterError(f"link: bytes_per_s is {self.bytes_per_s}; it must be above 0.")
+        for name in ("bytes_per_s", "pageable_bytes_per_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ClusterError(f"link: {name} is {value}; it must be above 0.")
         if not (math.isfinite(self.latency_s) and self.latency_s >= 0):
             raise ClusterError(f"link: latency_s is {self.latency_s}; it must be finite and not negative.")
 
@@ -30,13 +45,45 @@ class Link:
         """Return the seconds that a copy of that many bytes takes when alone on the link."""
         return self.latency_s + nbytes / self.bytes_per_s
 
+    def rate_bytes_per_s(self, pinned: bool = True) -> float:
+        """Return the bandwidth of pinned or pageable copies."""
+        return self.bytes_per_s if pinned or self.pageable_bytes_per_s is None else self.pageable_bytes_per_s
+
+
+@dataclass(frozen=True)
+class Bus:
+    """What several links run over, such as a PCIe root complex.
+
+    bytes_per_s: what it carries in each direction at once ("full"), or in both together ("half").
+    """
+
+    name: str
+    bytes_per_s: float
+    duplex: Duplex = "full"
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ClusterError("bus: it has no name; links name the bus that they run over.")
+        if not self.bytes_per_s > 0:
+            raise ClusterError(f"bus {self.name!r}: bytes_per_s is {self.bytes_per_s}; it must be above 0.")
+        _check_duplex(f"bus {self.name!r}", self.duplex)
+
+
+@dataclass(frozen=True)
+class Disk:
+    """The tier below host memory; reads and writes stand in one queue."""
+
+    read: Link = field(default_factory=Link)
+    write: Link = field(default_factory=Link)
+
 
 @dataclass(frozen=True)
 class Device:
     """One accelerator.
 
-    speed: divides the seconds of a reference device of speed 1. root_complex: devices that name the same
-    one share the bandwidth of their links. on_host: it is emulated, and computes on the host's cores.
+    speed: divides the seconds of a reference device of speed 1. duplex: whether its h2d and d2h copies share
+    the time of one link. peer: its link to the other devices of the host, one each way; None sends through
+    host memory. on_host: it is emulated, and computes on the host's cores.
     """
 
     memory_bytes: int
@@ -44,7 +91,8 @@ class Device:
     h2d: Link = field(default_factory=Link)
     d2h: Link = field(default_factory=Link)
     kind: str = "simulated"
-    root_complex: str = ""
+    duplex: Duplex = "full"
+    peer: Link | None = None
     on_host: bool = False
 
     def __post_init__(self) -> None:
@@ -52,23 +100,57 @@ class Device:
             raise ClusterError(f"device: memory_bytes is {self.memory_bytes}; it must be at least 1.")
         if not (math.isfinite(self.speed) and self.speed > 0):
             raise ClusterError(f"device: speed is {self.speed}; it must be finite and above 0.")
+        _check_duplex("device", self.duplex)
 
 
 @dataclass(frozen=True)
 class Cluster:
     """The devices of one host; a device is named by its index.
 
-    host_cores: what emulated devices, copies at memory speed and loaders compute on; None for plenty.
+    host_cores: what emulated devices, copies at memory speed and host-side work compute on; None for plenty.
+    buses: what links share, by the name that they give. host_memory_bytes: room for shards, boundaries and
+    spilled activations; None for plenty. host_bytes_per_s: what host memory carries, all copies together.
+    disk: where state goes that host memory has no room for. compute_slowdown: how many times longer units
+    take by the number of devices that compute, from 1 on; beyond its end, as at its end. variation:
+    coefficient of variation of what commands take, under noise.
     """
 
     devices: tuple[Device, ...]
     host_cores: int | None = None
+    buses: tuple[Bus, ...] = ()
+    host_memory_bytes: int | None = None
+    host_bytes_per_s: float = math.inf
+    disk: Disk | None = None
+    compute_slowdown: tuple[float, ...] = ()
+    variation: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.host_cores is not None and self.host_cores < 1:
-            raise ClusterError(f"host_cores is {self.host_cores}; it must be at least 1.")
         if not self.devices:
             raise ClusterError("the cluster has no devices; give it at least one.")
+        for name in ("host_cores", "host_memory_bytes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ClusterError(f"{name} is {value}; it must be at least 1.")
+        if not self.host_bytes_per_s > 0:
+            raise ClusterError(f"host_bytes_per_s is {self.host_bytes_per_s}; it must be above 0.")
+        for factor in self.compute_slowdown:
+            if not (math.isfinite(factor) and factor >= 1):
+                raise ClusterError(f"compute_slowdown: {factor} is no slowdown; it must be finite and at least 1.")
+        if not (math.isfinite(self.variation) and 0 <= self.variation <= 1):
+            raise ClusterError(f"variation is {self.variation}; it must be from 0 to 1.")
+        self._check_buses()
+
+    def _check_buses(self) -> None:
+        names = [bus.name for bus in self.buses]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ClusterError(f"two buses are named {twice!r}; names must differ.")
+        for index, device in enumerate(self.devices):
+            for direction, link in (("h2d", device.h2d), ("d2h", device.d2h), ("peer", device.peer)):
+                if link is not None and link.shared and link.shared not in names:
+                    raise ClusterError(
+                        f"device {index}: {direction} is shared over {link.shared!r}, which is no bus of the cluster; "
+                        f"there are {', '.join(names) or 'none'}."
+                    )
 
     @classmethod
     def of(cls, count: int, device: Device) -> Cluster:
@@ -77,7 +159,36 @@ class Cluster:
             raise ClusterError(f"a cluster of {count} devices cannot train; give it at least one.")
         return cls((device,) * count)
 
+    def copy_bytes_per_s(self, device: int, direction: Direction, pinned: bool = True) -> float:
+        """Return the bandwidth of a copy between host and device when nothing else runs."""
+        link = self.devices[device].h2d if direction == "h2d" else self.devices[device].d2h
+        traffic = host_traffic(self.devices[device], pinned)
+        return min(link.rate_bytes_per_s(pinned), self._bus_bytes_per_s(link), self.host_bytes_per_s / traffic)
+
+    def send_bytes_per_s(self, source: int, target: int) -> float:
+        """Return the bandwidth between two devices when nothing else runs; through the host without peer links."""
+        out, back = self.devices[source].peer, self.devices[target].peer
+        if out is not None and back is not None:
+            rates = (min(link.bytes_per_s, self._bus_bytes_per_s(link)) for link in (out, back))
+            return min(rates)
+        return min(self.copy_bytes_per_s(source, "d2h"), self.copy_bytes_per_s(target, "h2d"))
+
+    def _bus_bytes_per_s(self, link: Link) -> float:
+        return next((bus.bytes_per_s for bus in self.buses if bus.name == link.shared), math.inf)
+
     @cached_property
     def digest(self) -> str:
         """Return a short hash of every field; plans name the cluster they were made for by it."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def host_traffic(device: Device, pinned: bool = True) -> int:
+    """Return how many bytes host memory carries for each byte that is copied from it or to it."""
+    if device.on_host:
+        return _EMULATED_TRAFFIC
+    return 1 if pinned else _PAGEABLE_TRAFFIC
+
+
+def _check_duplex(what: str, duplex: str) -> None:
+    if duplex not in get_args(Duplex):
+        raise ClusterError(f"{what}: duplex is {duplex!r}; it is one of {', '.join(get_args(Duplex))}.")

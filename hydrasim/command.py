@@ -18,17 +18,24 @@ class Kind(enum.Enum):
     LOAD = "load"  # bytes of a block, host to device
     COMPUTE = "compute"  # one shard unit
     STORE = "store"  # a block, device to host
+    READ = "read"  # a block, disk to host
+    WRITE = "write"  # a block, host to disk
+    SEND = "send"  # bytes, device to device
+    GATHER = "gather"  # one device's part of a collective
+    UPDATE = "update"  # an optimizer's step on the host
 
     __hash__ = object.__hash__
 
 
 class Lane(enum.Enum):
-    """A first-come-first-served queue of one device, or of one job's loader on the host."""
+    """A first-come-first-served queue of one device, of one job's loader on the host, or of the disk."""
 
     H2D = "h2d"
     COMPUTE = "compute"
     D2H = "d2h"
     HOST = "host"
+    PEER = "peer"
+    DISK = "disk"
 
     __hash__ = object.__hash__
 
@@ -43,7 +50,8 @@ class Command:
     unit: the unit that the command serves. block, start, nbytes, offset: for a copy, which bytes of
     which block, and where the *block* lies in the device's arena. places: for a compute, where each
     block that it touches lies.
-    eligible: for a compute, the first units that the policy could have chosen.
+    eligible: for a compute, the first units that the policy could have chosen. peer: for a send, the device
+    that receives.
     """
 
     number: int
@@ -59,11 +67,12 @@ class Command:
     places: tuple[tuple[BlockKey, int], ...] = ()
     mode: ActivationMode = "recompute"
     eligible: tuple[ShardUnit, ...] = ()
+    peer: int = HOST
 
     @property
     def lane_key(self) -> tuple[int | str, Lane]:
-        """Name the queue: a device's lane, or the loader of one job."""
-        return (self.unit.job if self.device == HOST else self.device), self.lane
+        """Name the queue: a device's lane, the loader of one job, or the disk."""
+        return (self.unit.job if self.lane is Lane.HOST and self.device == HOST else self.device), self.lane
 
     def __str__(self) -> str:
         what = "" if self.block is None else f" {self.block}"
@@ -81,6 +90,14 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class JobArrived:
+    """A job was submitted, so many seconds after the run began."""
+
+    job: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """A command raised, or its device was lost, and the run cannot go on."""
 
@@ -88,7 +105,7 @@ class Failed:
     error: Exception
 
 
-Event = Finished | Failed
+Event = Finished | JobArrived | Failed
 
 
 def normal_form(commands: list[Command]) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hydrasim.dag import lower_bounds, minibatch_dag, whole_path_s
 from hydrasim.dataflow import dataflow
 from hydrasim.errors import HydraError, PolicyError
-from hydrasim.mechanism import ALL_EFFECTS, OURS, Effects, Mechanism
+from hydrasim.mechanism import DEFAULT_EFFECTS, OURS, Effects, Mechanism
 from hydrasim.planning import make_plan
 from hydrasim.policies import Policy, make_policy
 from hydrasim.policies import policies as registered
@@ -99,7 +99,7 @@ def compare(
     *,
     costs: CostModel | None = None,
     mechanism: Mechanism = OURS,
-    effects: Effects = ALL_EFFECTS,
+    effects: Effects = DEFAULT_EFFECTS,
     seed: int = 0,
     on_policy: Callable[[Row], None] | None = None,
 ) -> Comparison:
@@ -115,7 +115,7 @@ def compare(
     chosen = [make_policy(policy) for policy in (registered() if policies is None else policies)]
     if not chosen:
         raise PolicyError("there are no policies to compare; name at least one.")
-    costs = StatedCosts(workload, cluster) if costs is None else costs
+    costs = StatedCosts(workload, cluster, pinned=mechanism.pinned) if costs is None else costs
     transfers = effects != "theory"
     bounds = lower_bounds(workload, cluster, costs, transfers=transfers)
     rows = []
@@ -144,14 +144,14 @@ def naive_s(workload: Workload, cluster: Cluster, costs: CostModel, *, transfers
     max(total compute / devices, longest job, bytes / bandwidth). The bytes: every unit loads the state
     that it needs once (parameters for a forward, all state otherwise) and every update stores all of it.
     Copies run on every link at once, loads beside stores, so the busier direction counts; devices behind
-    one root complex have one link. Work and bytes spread over unequal devices so that all end together.
+    one bus have one link. Work and bytes spread over unequal devices so that all end together.
     Without transfers only the first two.
     """
     devices = range(len(cluster.devices))
     compute, loads, stores = ([0.0] * len(devices) for _ in range(3))
     longest = 0.0
     for job in workload.jobs:
-        slowdown = costs.slowdown(job.name) if len(devices) > 1 else 1.0
+        slowdown = costs.slowdown(job.name, len(devices)) if len(devices) > 1 else 1.0
         longest = max(longest, whole_path_s(job, cluster, costs))
         for phase, shard in minibatch_dag(job).nodes:
             first, later = (ShardUnit(job.name, phase, shard, minibatch) for minibatch in (0, 1))
@@ -170,8 +170,8 @@ def naive_s(workload: Workload, cluster: Cluster, costs: CostModel, *, transfers
 
 def _sharers(cluster: Cluster, device: int) -> int:
     """Return how many devices use this device's link."""
-    name = cluster.devices[device].root_complex
-    return sum(other.root_complex == name for other in cluster.devices) if name else 1
+    name = cluster.devices[device].h2d.shared
+    return sum(other.h2d.shared == name for other in cluster.devices) if name else 1
 
 
 def ratio(makespan_s: float, bound_s: float) -> float | None:

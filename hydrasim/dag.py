@@ -77,15 +77,15 @@ def critical_path_s(
 def lower_bounds(workload: Workload, cluster: Cluster, costs: CostModel, transfers: bool = False) -> dict[str, float]:
     """Return seconds that no plan can beat, by name of the argument.
 
-    longest_job: a job's units run one after another, each at best on its fastest device; with
-    transfers its first parameters and mini-batch arrive before and its last update leaves after.
+    longest_job: a job's units run one after another once it has arrived, each at best on its fastest
+    device; with transfers its first parameters and mini-batch arrive before and its last update leaves after.
     area: all work spread perfectly over the devices, each unit at its fastest.
     Every term takes the cheapest legal option, so residency can only approach it.
     """
     longest = area = 0.0
     for job in workload.jobs:
         length = whole_path_s(job, cluster, costs)
-        longest = max(longest, length + (_ends_s(job, cluster, costs) if transfers else 0.0))
+        longest = max(longest, job.arrival_s + length + (_ends_s(job, cluster, costs) if transfers else 0.0))
         area += length
     return {"longest_job": longest, "area": area / len(cluster.devices)}
 

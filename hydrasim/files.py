@@ -5,16 +5,26 @@ from __future__ import annotations
 import json
 import math
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from hydrasim.cluster import Cluster, Device, Link
+from hydrasim.cluster import Bus, Cluster, Device, Disk, Link
 from hydrasim.disk import read_text
 from hydrasim.errors import ClusterError, HydraError, ProfileError, WorkloadError, shortened, told
 from hydrasim.profile import KindProfile, Measurement, Profile, UnitKind
-from hydrasim.schemas import MAX_COPIES, MAX_SHARDS, ClusterFile, MeasurementFile, ProfileFile, UnitFile, WorkloadFile
+from hydrasim.schemas import (
+    MAX_COPIES,
+    MAX_SHARDS,
+    ClusterFile,
+    LinkFile,
+    MeasurementFile,
+    ProfileFile,
+    UnitFile,
+    WorkloadFile,
+)
 from hydrasim.workload import Phase, Shard, TrainingJob, Workload
 
 if TYPE_CHECKING:
@@ -82,10 +92,18 @@ def _cluster(file: ClusterFile) -> Cluster:
         raise ClusterError(f"devices: there are {count:,}; at most {MAX_COPIES:,} are allowed.")
     devices = []
     for device in file.devices:
-        fields = device.model_dump(exclude={"count", "h2d", "d2h"})
-        h2d, d2h = Link(**device.h2d.model_dump()), Link(**device.d2h.model_dump())
-        devices += [Device(h2d=h2d, d2h=d2h, **fields)] * device.count
-    return Cluster(tuple(devices), file.host_cores)
+        fields = device.model_dump(exclude={"count", "h2d", "d2h", "peer"})
+        peer = None if device.peer is None else _link(device.peer)
+        devices += [Device(h2d=_link(device.h2d), d2h=_link(device.d2h), peer=peer, **fields)] * device.count
+    buses = tuple(Bus(**bus.model_dump()) for bus in file.buses)
+    disk = None if file.disk is None else Disk(_link(file.disk.read), _link(file.disk.write))
+    fields = file.model_dump(exclude={"version", "devices", "buses", "disk", "compute_slowdown"})
+    slowdown = tuple(file.compute_slowdown)
+    return Cluster(tuple(devices), buses=buses, disk=disk, compute_slowdown=slowdown, **fields)
+
+
+def _link(file: LinkFile) -> Link:
+    return Link(**file.model_dump())
 
 
 def read_profile(path: Path) -> Profile:
@@ -146,19 +164,17 @@ def _units(files: list[UnitFile]) -> dict[UnitKind, Measurement]:
 
 def cluster_fields(cluster: Cluster) -> dict[str, Any]:
     """Return a cluster as plain JSON values, the inverse of `read_cluster`; infinite bandwidth is left out."""
-    return {
-        "version": 1,
-        "devices": [_device_fields(device) for device in cluster.devices],
-        "host_cores": cluster.host_cores,
-    }
+    fields = _finite(asdict(cluster))
+    assert isinstance(fields, dict)
+    fields.pop("digest", None)
+    return {"version": 1, **fields}
 
 
-def _device_fields(device: Device) -> dict[str, Any]:
-    links = {
-        direction: {name: value for name, value in vars(link).items() if math.isfinite(value)}
-        for direction, link in (("h2d", device.h2d), ("d2h", device.d2h))
-    }
-    return vars(device) | links
+def _finite(value: object) -> object:
+    """Leave out what is infinite, which JSON cannot say and the file's default does."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items() if not (isinstance(v, float) and math.isinf(v))}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def workload_fields(workload: Workload) -> dict[str, Any]:

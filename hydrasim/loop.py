@@ -57,7 +57,8 @@ def run(
         if on_event is not None:
             on_event(event)
         issued = orchestrator.handle(event)
-        caused_by.update(dict.fromkeys((command.number for command in issued), event.command.number))
+        if isinstance(event, Finished):
+            caused_by.update(dict.fromkeys((command.number for command in issued), event.command.number))
     header = {
         "label": backend.label,
         "policy": orchestrator.policy.name,

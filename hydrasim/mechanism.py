@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from hydrasim.errors import HydraError
 
 Keep = Literal["all", "none", "released"]
-Effects = Literal["theory", "transfers", "contention", "overheads"]
-EFFECTS: tuple[Effects, ...] = ("theory", "transfers", "contention", "overheads")
-ALL_EFFECTS: Effects = EFFECTS[-1]
+Effects = Literal["theory", "transfers", "contention", "overheads", "noise"]
+EFFECTS: tuple[Effects, ...] = get_args(Effects)
+DEFAULT_EFFECTS: Effects = "overheads"  # the highest rung without chance
 
 
 def includes(effects: Effects, effect: Effects) -> bool:
@@ -36,6 +36,9 @@ class Mechanism:
     skip_spill: a boundary tensor stays on the device for a next unit there (it is stored all the same).
     synchronous_copies: copies occupy the compute lane, as unpinned ones do.
     cap_devices: use at most as many devices as there are jobs.
+    eviction: who makes room: the block whose next use is farthest, as far as a plan tells, else the least
+        recently used one; or always the latter.
+    pinned: host memory is page-locked, so that copies run at their links' full bandwidth.
     """
 
     prefetch: bool = True
@@ -47,6 +50,8 @@ class Mechanism:
     skip_spill: bool = True
     synchronous_copies: bool = False
     cap_devices: bool = False
+    eviction: Literal["next-use", "lru"] = "next-use"
+    pinned: bool = True
 
     def __post_init__(self) -> None:
         zone = self.loading_zone_fraction
@@ -67,5 +72,6 @@ HYDRA_RELEASED = Mechanism(
     store_clean=True,
     synchronous_copies=True,
     cap_devices=True,
+    pinned=False,
 )
 MECHANISMS = {"ours": OURS, "paper": PAPER, "hydra-released": HYDRA_RELEASED}

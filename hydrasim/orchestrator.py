@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections import deque
 from random import Random
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from hydrasim.asking import ask, listed
-from hydrasim.command import HOST, Command, Event, Failed, Kind, Lane
+from hydrasim.command import HOST, Command, Event, Failed, JobArrived, Kind, Lane
 from hydrasim.dag import Node, Template, minibatch_dag
 from hydrasim.dataflow import BlockKey
 from hydrasim.errors import HydraError, PlanError, PolicyError
 from hydrasim.future import Future
-from hydrasim.mechanism import ALL_EFFECTS, EFFECTS, OURS, Effects, Mechanism
+from hydrasim.mechanism import DEFAULT_EFFECTS, EFFECTS, OURS, Effects, Mechanism
 from hydrasim.memory import Block
 from hydrasim.progress import JobProgress
 from hydrasim.residency import Residency
@@ -53,7 +54,7 @@ class Orchestrator:
         beliefs: CostModel,
         *,
         mechanism: Mechanism = OURS,
-        effects: Effects = ALL_EFFECTS,
+        effects: Effects = DEFAULT_EFFECTS,
         seed: int = 0,
         dags: Mapping[str, nx.DiGraph[Node]] | None = None,
     ) -> None:
@@ -98,7 +99,8 @@ class Orchestrator:
     def start(self) -> list[Command]:
         """Return the commands that open the run."""
         for progress in self.progress.values():
-            self._fetch(progress, 0, set())
+            if progress.arrived:
+                self._fetch(progress, 0, set())
         self._dispatch()
         return self._take()
 
@@ -110,6 +112,12 @@ class Orchestrator:
         """
         if isinstance(event, Failed):
             raise event.error
+        if isinstance(event, JobArrived):
+            progress = self.progress[event.job]
+            progress.arrive()
+            self._fetch(progress, 0, set())
+            self._dispatch()
+            return self._take()
         command = event.command
         self._num_outstanding -= 1
         if command.kind is Kind.COMPUTE:
@@ -161,7 +169,8 @@ class Orchestrator:
                 for device in range(self.num_devices):
                     if len(self.in_flight[device]) == busy and self._serve(device):
                         again = self.plan is not None  # a unit issued here may free a step elsewhere
-        if not any(self.in_flight) and self._num_jobs_done < len(self.progress):
+        all_here = all(progress.arrived for progress in self.progress.values())
+        if all_here and not any(self.in_flight) and self._num_jobs_done < len(self.progress):
             self._complain_of_idling()
 
     def _serve(self, device: int) -> bool:
@@ -283,7 +292,10 @@ class Orchestrator:
         raise PlanError("\n".join(lines) + "\n  Reorder these units so that every unit follows its predecessors.")
 
     def _unit_seconds(self, job: str, template: Template) -> list[float]:
-        return [self.beliefs.compute_s(ShardUnit(job, *node, 1), 0) for node in template.nodes]
+        """Return what the units are believed to take, on devices that differ the mean of them."""
+        devices = range(len(self.cluster.devices))
+        found = [[self.beliefs.compute_s(ShardUnit(job, *node, 1), d) for d in devices] for node in template.nodes]
+        return [seconds[0] if len(set(seconds)) == 1 else fmean(seconds) for seconds in found]
 
     def _complain_of_idling(self) -> None:
         if self.plan is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hydrasim.dataflow import BlockKey, aligned, block_bytes
 from hydrasim.errors import ShardTooLarge
 from hydrasim.loop import run
-from hydrasim.mechanism import ALL_EFFECTS, OURS, Effects, Mechanism
+from hydrasim.mechanism import DEFAULT_EFFECTS, OURS, Effects, Mechanism
 from hydrasim.orchestrator import Orchestrator
 from hydrasim.plan import Plan
 from hydrasim.policies.follow_plan import FollowPlan
@@ -33,7 +33,7 @@ def make_plan(
     *,
     costs: CostModel | None = None,
     mechanism: Mechanism = OURS,
-    effects: Effects = ALL_EFFECTS,
+    effects: Effects = DEFAULT_EFFECTS,
     seed: int = 0,
     profile_digest: str = "",
     commands: list[Command] | None = None,
@@ -53,7 +53,7 @@ def make_plan(
     Raises:
         ShardTooLarge: a unit cannot fit its device. PolicyError: the policy misbehaved.
     """
-    costs = StatedCosts(workload, cluster) if costs is None else costs
+    costs = StatedCosts(workload, cluster, pinned=mechanism.pinned) if costs is None else costs
     dynamic = simulate(
         workload, cluster, policy, costs=costs, mechanism=mechanism, effects=effects, seed=seed, on_event=on_event
     )
@@ -61,7 +61,7 @@ def make_plan(
     orchestrator = Orchestrator(
         workload, cluster, FollowPlan(order), costs, mechanism=mechanism, effects=effects, seed=seed
     )
-    backend = sim_backend(cluster, costs, effects)
+    backend = sim_backend(workload, cluster, costs, effects, pinned=mechanism.pinned, seed=seed)
     timeline = run(orchestrator, backend, commands=commands, on_event=on_event, seed=seed, planned_by=order.policy)
     if orchestrator.residency is not None:
         working = _working_bytes(order, workload)

@@ -9,31 +9,35 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, median, quantiles
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from hydrasim.command import Kind
 from hydrasim.errors import ProfileError
-from hydrasim.workload import Phase, ShardUnit, Workload
+from hydrasim.workload import ActivationMode, Phase, ShardUnit, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from hydrasim.cluster import Cluster
+    from hydrasim.cluster import Cluster, Direction
+    from hydrasim.command import Command
 
-Direction = Literal["h2d", "d2h"]
 UnitKind = tuple[str, Phase, int]  # job, phase, shard
 Key = TypeVar("Key")
 VERSION = 1
+_IQR_OF_NORMAL = 1.349  # the interquartile range of a normal distribution over its standard deviation
+_NOT_RECOMPUTED = {"keep", "spill"}
 MAX_SECONDS = 1e12  # of one thing: thirty thousand years; sums of them stay finite, and clocks precise
 
 
 class CostModel(Protocol):
     """Predicts, in seconds, what a command takes when it runs alone; devices are named by index.
 
-    dispatch_s: from the end of a command until those that follow from it have been issued. slowdown: how
-    many times longer a job's units take while all other devices compute.
+    mode: how a backward finds its activations; by default as its job says. dispatch_s: from the end of a
+    command until those that follow from it have been issued. slowdown: how many times longer a job's units
+    take than alone while so many devices compute. variation: the coefficient of variation of a command.
     """
 
-    def compute_s(self, unit: ShardUnit, device: int) -> float: ...
+    def compute_s(self, unit: ShardUnit, device: int, mode: ActivationMode | None = None) -> float: ...
 
     def copy_s(self, nbytes: int, device: int, direction: Direction) -> float: ...
 
@@ -41,14 +45,21 @@ class CostModel(Protocol):
 
     def dispatch_s(self) -> float: ...
 
-    def slowdown(self, job: str) -> float: ...
+    def slowdown(self, job: str, num_computing: int) -> float: ...
+
+    def variation(self, command: Command) -> float: ...
 
 
 class StatedCosts:
-    """The costs that the workload and cluster state: shard seconds over device speed, link curves."""
+    """The costs that the workload and cluster state: shard seconds over device speed, link curves.
 
-    def __init__(self, workload: Workload, cluster: Cluster) -> None:
+    pinned: copies are from and to page-locked host memory.
+    """
+
+    def __init__(self, workload: Workload, cluster: Cluster, *, pinned: bool = True) -> None:
+        self._cluster, self._pinned = cluster, pinned
         self._devices = cluster.devices
+        self._link_s: dict[tuple[int, Direction], tuple[float, float]] = {}  # latency, bandwidth
         self._fetch_s = {job.name: job.fetch_s for job in workload.jobs}
         self._unit_s = {
             (job.name, phase, shard): job.unit_s(phase, shard)
@@ -56,13 +67,20 @@ class StatedCosts:
             for shard in range(len(job.shards))
             for phase in Phase
         }
+        self._jobs = workload.by_name
 
-    def compute_s(self, unit: ShardUnit, device: int) -> float:
-        return self._unit_s[unit[:3]] / self._devices[device].speed
+    def compute_s(self, unit: ShardUnit, device: int, mode: ActivationMode | None = None) -> float:
+        if mode is None or mode == self._jobs[unit.job].activation_mode:
+            return self._unit_s[unit[:3]] / self._devices[device].speed
+        return self._jobs[unit.job].unit_s(unit.phase, unit.shard, mode) / self._devices[device].speed
 
     def copy_s(self, nbytes: int, device: int, direction: Direction) -> float:
-        link = self._devices[device].h2d if direction == "h2d" else self._devices[device].d2h
-        return link.copy_s(nbytes)
+        key = device, direction
+        if key not in self._link_s:
+            link = self._devices[device].h2d if direction == "h2d" else self._devices[device].d2h
+            self._link_s[key] = link.latency_s, self._cluster.copy_bytes_per_s(device, direction, self._pinned)
+        latency_s, bytes_per_s = self._link_s[key]
+        return latency_s + nbytes / bytes_per_s
 
     def fetch_s(self, job: str) -> float:
         return self._fetch_s[job]
@@ -70,8 +88,12 @@ class StatedCosts:
     def dispatch_s(self) -> float:
         return 0.0
 
-    def slowdown(self, job: str) -> float:
-        return 1.0
+    def slowdown(self, job: str, num_computing: int) -> float:
+        factors = self._cluster.compute_slowdown
+        return factors[min(num_computing, len(factors)) - 1] if factors else 1.0
+
+    def variation(self, command: Command) -> float:
+        return self._cluster.variation
 
 
 @dataclass(frozen=True)
@@ -190,6 +212,8 @@ class MeasuredCosts:
             raise ProfileError(f"the profile has no device kind {missing[0]!r}; it has {', '.join(profile.kinds)}.")
         self._kinds = [profile.kinds[device.kind] for device in cluster.devices]
         self._fetches, self._slowdowns = profile.fetches, profile.slowdowns
+        self._num_others = max(1, len(cluster.devices) - 1)
+        self._modes = {job.name: job.activation_mode for job in profile.workload.jobs}
         self._dispatch_s = 0.0 if profile.dispatch is None else profile.dispatch.mean_s
         self._units = [{key: m.mean_s for key, m in kind.units.items()} for kind in self._kinds]
         self._first_units = [{key: m.mean_s for key, m in kind.first_units.items()} for kind in self._kinds]
@@ -199,7 +223,16 @@ class MeasuredCosts:
         ]
         self._copy_s: dict[tuple[int, int, Direction], float] = {}
 
-    def compute_s(self, unit: ShardUnit, device: int) -> float:
+    def compute_s(self, unit: ShardUnit, device: int, mode: ActivationMode | None = None) -> float:
+        measured = self._modes.get(unit.job)
+        if mode is None or mode == measured or unit.phase is not Phase.BACKWARD or {mode, measured} == _NOT_RECOMPUTED:
+            return self._measured_s(unit, device)
+        forward_s = self._measured_s(unit._replace(phase=Phase.FORWARD), device)
+        if mode == "recompute":
+            return self._measured_s(unit, device) + forward_s
+        return max(0.0, self._measured_s(unit, device) - forward_s)
+
+    def _measured_s(self, unit: ShardUnit, device: int) -> float:
         try:
             if unit.minibatch == 0 and (first_s := self._first_units[device].get(unit[:3])) is not None:
                 return first_s
@@ -224,8 +257,18 @@ class MeasuredCosts:
     def dispatch_s(self) -> float:
         return self._dispatch_s
 
-    def slowdown(self, job: str) -> float:
-        return self._slowdowns.get(job, 1.0)
+    def slowdown(self, job: str, num_computing: int) -> float:
+        return 1.0 + (self._slowdowns.get(job, 1.0) - 1.0) * (num_computing - 1) / self._num_others
+
+    def variation(self, command: Command) -> float:
+        if command.kind is Kind.COMPUTE:
+            measured = self._kinds[command.device].units.get(command.unit[:3])
+        elif command.kind is Kind.FETCH:
+            measured = self._fetches.get(command.unit.job)
+        else:
+            sizes = self._kinds[command.device].copies.get("h2d" if command.kind is Kind.LOAD else "d2h", {})
+            measured = min(sizes.items(), key=lambda item: abs(item[0] - command.nbytes), default=(0, None))[1]
+        return 0.0 if measured is None else measured.spread_fraction / _IQR_OF_NORMAL
 
 
 def _interpolate(points: list[tuple[int, float]], nbytes: int) -> float:

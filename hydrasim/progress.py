@@ -37,6 +37,11 @@ class JobProgress:
         self.minibatch_left_s = self.minibatch_s
         self.remaining_s = self._remaining_s()
         self._ready: list[ShardUnit] | None = None
+        self.arrived = not job.arrival_s
+
+    def arrive(self) -> None:
+        """Count the job as submitted; until then nothing of it may run."""
+        self.arrived, self._ready = True, None
 
     @property
     def finished(self) -> bool:
@@ -113,6 +118,8 @@ class JobProgress:
     def _next_units(self, satisfied: set[int], outstanding: list[ShardUnit]) -> list[ShardUnit]:
         """Return unissued units with satisfied predecessors; a mini-batch starts when the last one is over."""
         template, job = self.template, self.job
+        if not self.arrived:
+            return []
         if len(self._issued) == len(template.nodes):
             if outstanding or self.minibatch + 1 >= job.num_minibatches:
                 return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
@@ -16,6 +17,7 @@ Seconds = Annotated[FiniteFloat, Field(ge=0, le=MAX_SECONDS)]
 Quantity = Annotated[FiniteFloat, Field(ge=0)]
 Whole = Annotated[int, Field(ge=0, lt=1 << 63)]  # beyond it, sums of seconds and bytes overflow
 Count = Annotated[int, Field(ge=1, lt=1 << 63)]
+Rate = Annotated[float, Field(gt=0)]
 
 
 def _check_unit(text: str) -> str:
@@ -39,6 +41,7 @@ class ShardFile(_Strict):
     optimizer_bytes: Whole = 0
     output_bytes: Whole = 0
     working_bytes: Whole = 0
+    activation_bytes: Whole = 0
 
 
 class JobFile(_Strict):
@@ -54,6 +57,7 @@ class JobFile(_Strict):
     input_bytes: Whole = 0
     target_bytes: Whole = 0
     fetch_s: Seconds = 0.0
+    arrival_s: Seconds = 0.0
 
 
 class WorkloadFile(_Strict):
@@ -66,8 +70,25 @@ class WorkloadFile(_Strict):
 class LinkFile(_Strict):
     """One direction between host and device; without a bandwidth it is free."""
 
-    bytes_per_s: float = Field(default=float("inf"), gt=0)
+    bytes_per_s: Rate = math.inf
     latency_s: Seconds = 0.0
+    pageable_bytes_per_s: Rate | None = None
+    shared: str = ""
+
+
+class BusFile(_Strict):
+    """What several links run over; links name it as `shared`."""
+
+    name: str
+    bytes_per_s: Rate
+    duplex: Literal["full", "half"] = "full"
+
+
+class DiskFile(_Strict):
+    """The tier below host memory."""
+
+    read: LinkFile = LinkFile()
+    write: LinkFile = LinkFile()
 
 
 class DeviceFile(_Strict):
@@ -79,7 +100,8 @@ class DeviceFile(_Strict):
     h2d: LinkFile = LinkFile()
     d2h: LinkFile = LinkFile()
     kind: str = "simulated"
-    root_complex: str = ""
+    duplex: Literal["full", "half"] = "full"
+    peer: LinkFile | None = None
     on_host: bool = False
 
 
@@ -89,6 +111,12 @@ class ClusterFile(_Strict):
     version: Literal[1] = 1
     devices: list[DeviceFile] = Field(min_length=1)
     host_cores: Annotated[Count, Field(le=MAX_COPIES)] | None = None
+    buses: list[BusFile] = []
+    host_memory_bytes: Count | None = None
+    host_bytes_per_s: Rate = math.inf
+    disk: DiskFile | None = None
+    compute_slowdown: list[Annotated[FiniteFloat, Field(ge=1, le=1e6)]] = []
+    variation: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0.0
 
 
 class StepFile(_Strict):
@@ -127,9 +155,9 @@ class SpanFile(_Strict):
     """One line of a timeline."""
 
     number: Whole
-    kind: Literal["fetch", "load", "compute", "store"]
+    kind: Literal["fetch", "load", "compute", "store", "read", "write", "send", "gather", "update"]
     device: int = Field(ge=-1, lt=MAX_COPIES)
-    lane: Literal["h2d", "compute", "d2h", "host"]
+    lane: Literal["h2d", "compute", "d2h", "host", "peer", "disk"]
     unit: UnitText
     start_s: FiniteFloat
     end_s: FiniteFloat

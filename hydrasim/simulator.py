@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from random import Random
+from typing import TYPE_CHECKING, Any
 
-from hydrasim.command import Command, Finished, Kind, Lane
+from hydrasim.command import Command, Event, Finished, JobArrived, Kind, Lane
 from hydrasim.contention import Contention
 from hydrasim.errors import ProfileError, StallError
 from hydrasim.loop import run
-from hydrasim.mechanism import ALL_EFFECTS, OURS, Effects, Mechanism, includes
+from hydrasim.mechanism import DEFAULT_EFFECTS, OURS, Effects, Mechanism, includes
 from hydrasim.orchestrator import Orchestrator
 from hydrasim.profile import MAX_SECONDS, CostModel, StatedCosts
 from hydrasim.workload import Workload, check_size
@@ -21,12 +23,13 @@ if TYPE_CHECKING:
     import networkx as nx
     import simpy
 
-    from hydrasim.cluster import Cluster
-    from hydrasim.command import Event
-    from hydrasim.contention import Resource
+    from hydrasim.cluster import Cluster, Disk
+    from hydrasim.contention import Flow, Resource
     from hydrasim.dag import Node
     from hydrasim.policies.base import Policy
     from hydrasim.timeline import Timeline
+
+MAX_VARIATION = 10.0
 
 LaneKey = tuple["int | str", Lane]
 Seconds = Callable[[Command], float]
@@ -41,7 +44,7 @@ def simulate(
     costs: CostModel | None = None,
     beliefs: CostModel | None = None,
     mechanism: Mechanism = OURS,
-    effects: Effects = ALL_EFFECTS,
+    effects: Effects = DEFAULT_EFFECTS,
     seed: int = 0,
     dags: Mapping[str, nx.DiGraph[Node]] | None = None,
     commands: list[Command] | None = None,
@@ -51,7 +54,7 @@ def simulate(
 
     policy: a policy object or its registered name. costs: what the simulated world charges, the stated
     costs by default. beliefs: the costs that the policy sees, by default the same. seed: of random
-    policies. dags: replacements for jobs' mini-batch DAGs. commands: a list that receives all commands.
+    policies and of noise. dags: replacements for jobs' mini-batch DAGs. commands: a list that receives all commands.
 
     Raises:
         ShardTooLarge: a unit cannot fit its device. PolicyError: the policy misbehaved. WorkloadError: there
@@ -60,39 +63,65 @@ def simulate(
     from hydrasim.policies import make_policy
 
     check_size(workload)
-    costs = StatedCosts(workload, cluster) if costs is None else costs
+    costs = StatedCosts(workload, cluster, pinned=mechanism.pinned) if costs is None else costs
     orchestrator = Orchestrator(
         workload, cluster, make_policy(policy), costs if beliefs is None else beliefs,
         mechanism=mechanism, effects=effects, seed=seed, dags=dags,
     )  # fmt: skip
-    backend = sim_backend(cluster, costs, effects)
+    backend = sim_backend(workload, cluster, costs, effects, pinned=mechanism.pinned, seed=seed)
     return run(orchestrator, backend, commands=commands, on_event=on_event, seed=seed)
 
 
-def sim_backend(cluster: Cluster, costs: CostModel, effects: Effects) -> SimBackend:
+def sim_backend(
+    workload: Workload, cluster: Cluster, costs: CostModel, effects: Effects, *, pinned: bool = True, seed: int = 0
+) -> SimBackend:
     """Return the simulated world that charges these costs, with these effects.
 
-    Raises:
+    seed: of noise. Raises:
         ProfileError: the dispatch is no time, or, once it is asked for, a slowdown no factor.
     """
 
-    def slowdown(job: str) -> float:
-        factor = costs.slowdown(job)
+    def slowdown(job: str, num_computing: int) -> float:
+        factor = costs.slowdown(job, num_computing)
         if 1 <= factor <= MAX_SECONDS:
             return factor
         raise ProfileError(f"the costs say that job {job!r} is slowed down {factor} times; it must be at least 1.")
 
-    contention = Contention(cluster, slowdown) if includes(effects, "contention") else None
+    contention = Contention(cluster, slowdown, pinned=pinned) if includes(effects, "contention") else None
     dispatch_s = costs.dispatch_s() if includes(effects, "overheads") else 0.0
     if not 0 <= dispatch_s <= MAX_SECONDS:
         raise ProfileError(
             f"the costs say that dispatch takes {dispatch_s} s; it must be from 0 to {MAX_SECONDS:.0e} s."
         )
-    return SimBackend(charging(costs), contention, lambda _, cause: 0.0 if cause is None else dispatch_s)
+    alone = charging(costs, cluster.disk)
+    seconds = noisy(alone, costs, seed) if includes(effects, "noise") else alone
+    arrivals = {job.name: job.arrival_s for job in workload.jobs if job.arrival_s}
+    return SimBackend(seconds, contention, lambda _, cause: 0.0 if cause is None else dispatch_s, arrivals)
 
 
-def charging(costs: CostModel) -> Seconds:
-    """Return what a command takes, in seconds, by a cost model.
+def noisy(seconds: Seconds, costs: CostModel, seed: int) -> Seconds:
+    """Return seconds that vary by chance about the given ones, as their costs say.
+
+    A factor of log-normal distribution and mean 1, drawn lane by lane, so that the n-th command of a lane
+    meets the same luck whatever happens elsewhere.
+    """
+    luck: dict[LaneKey, Random] = {}
+
+    def varied(command: Command) -> float:
+        variation = costs.variation(command)
+        if not 0 <= variation <= MAX_VARIATION:
+            raise ProfileError(
+                f"the costs say that {command} varies by {variation} of its mean; it must be from 0 to {MAX_VARIATION}."
+            )
+        random = luck.setdefault(command.lane_key, Random(f"{seed} {command.lane_key}"))
+        normal, sigma = random.gauss(0.0, 1.0), math.sqrt(math.log1p(variation**2))
+        return seconds(command) * math.exp(sigma * normal - sigma**2 / 2)
+
+    return varied
+
+
+def charging(costs: CostModel, disk: Disk | None = None) -> Seconds:
+    """Return what a command takes, in seconds, by a cost model, and by the disk for what moves there.
 
     Raises:
         ProfileError: when called, if that is no time.
@@ -100,9 +129,11 @@ def charging(costs: CostModel) -> Seconds:
 
     def seconds(command: Command) -> float:
         if command.kind is Kind.COMPUTE:
-            return costs.compute_s(command.unit, command.device)
+            return costs.compute_s(command.unit, command.device, command.mode)
         if command.kind is Kind.FETCH:
             return costs.fetch_s(command.unit.job)
+        if disk is not None and command.kind in (Kind.READ, Kind.WRITE):
+            return (disk.read if command.kind is Kind.READ else disk.write).copy_s(command.nbytes)
         return costs.copy_s(command.nbytes, command.device, "h2d" if command.kind is Kind.LOAD else "d2h")
 
     def checked(command: Command) -> float:
@@ -128,10 +159,10 @@ class _QueuedLane:
 class _Activity:
     """A command under way. left_s: seconds of work at full rate that were left at `since_s`."""
 
-    __slots__ = ("command", "left_s", "rate", "resource", "since_s", "start_s", "timeout")
+    __slots__ = ("command", "flow", "left_s", "rate", "since_s", "start_s", "timeout")
 
-    def __init__(self, command: Command, resource: Resource | None, now_s: float, seconds: float) -> None:
-        self.command, self.resource, self.start_s, self.since_s, self.left_s = command, resource, now_s, now_s, seconds
+    def __init__(self, command: Command, flow: Flow | None, now_s: float, seconds: float) -> None:
+        self.command, self.flow, self.start_s, self.since_s, self.left_s = command, flow, now_s, now_s, seconds
         self.rate = 0.0
         self.timeout: simpy.Timeout | None = None
 
@@ -141,13 +172,17 @@ class SimBackend:
 
     seconds: what each command takes alone, asked for when it begins. contention: which of them slow each
     other down; None for none. dispatch_s: how long each takes to reach its lane, given the command whose
-    end had it issued, None at the start.
+    end had it issued, None at the start. arrivals: when jobs are submitted that are not there at the start.
     """
 
     label = "simulated"
 
     def __init__(
-        self, seconds: Seconds, contention: Contention | None = None, dispatch_s: DispatchSeconds = lambda *_: 0.0
+        self,
+        seconds: Seconds,
+        contention: Contention | None = None,
+        dispatch_s: DispatchSeconds = lambda *_: 0.0,
+        arrivals: Mapping[str, float] | None = None,
     ) -> None:
         import simpy
 
@@ -157,10 +192,12 @@ class SimBackend:
         self._issued_s: dict[int, float] = {}
         self._unfinished: dict[int, list[_QueuedLane]] = {}  # command -> lanes whose head waits for it
         self._users: dict[Resource, dict[int, _Activity]] = {}  # by command number
-        self._events: deque[Finished] = deque()
+        self._events: deque[Event] = deque()
         self._cause: Command | None = None
         self._on_way: dict[LaneKey, int] = {}  # how many commands are
         self._arrived_s: dict[LaneKey, float] = {}  # when the last command reaches its lane
+        for job, at_s in (arrivals or {}).items():
+            self._after(at_s, JobArrived(job, at_s), lambda event: self._events.append(_value(event)))
 
     def submit(self, commands: list[Command]) -> None:
         """Queue commands on their lanes, once they get there; none overtakes another of its lane."""
@@ -170,14 +207,12 @@ class SimBackend:
             due_s = self._arrived_s[command.lane_key] = max(self._arrived_s.get(command.lane_key, 0.0), due_s)
             if due_s > self._env.now or self._on_way.get(command.lane_key):
                 self._on_way[command.lane_key] = self._on_way.get(command.lane_key, 0) + 1
-                timeout = self._env.timeout(due_s - self._env.now, command)
-                assert timeout.callbacks is not None
-                timeout.callbacks.append(lambda event: self._arrive(event.value))
+                self._after(due_s - self._env.now, command, self._arrive)
             else:
                 self._queue(command)
 
-    def next_event(self) -> Finished:
-        """Advance the clock to the next end of a command."""
+    def next_event(self) -> Event:
+        """Advance the clock to the next end of a command, or arrival of a job."""
         import simpy
 
         while not self._events:
@@ -186,10 +221,17 @@ class SimBackend:
             except simpy.core.EmptySchedule:
                 raise StallError(self._explain_stall()) from None
         event = self._events.popleft()
-        self._cause = event.command
+        self._cause = event.command if isinstance(event, Finished) else None
         return event
 
-    def _arrive(self, command: Command) -> None:
+    def _after(self, seconds: float, value: Any, callback: Callable[[simpy.Event], None]) -> simpy.Timeout:
+        timeout = self._env.timeout(seconds, value)
+        assert timeout.callbacks is not None
+        timeout.callbacks.append(callback)
+        return timeout
+
+    def _arrive(self, event: simpy.Event) -> None:
+        command: Command = _value(event)
         self._on_way[command.lane_key] -= 1
         self._queue(command)
 
@@ -212,19 +254,30 @@ class SimBackend:
         lane.queue.popleft()
         lane.busy = True
         contention = self._contention
-        resource = None if contention is None else contention.resource_of(command.device, command.kind.value)
-        activity = _Activity(command, resource, self._env.now, self._seconds(command))
-        if resource is None:
+        flow = None if contention is None else contention.flow_of(command.device, command.kind.value, command.peer)
+        activity = _Activity(command, flow, self._env.now, self._seconds(command))
+        if flow is None:
             self._set_rate(activity, 1.0)
+        elif flow.latency_s:
+            latency_s = min(flow.latency_s, activity.left_s)
+            activity.left_s -= latency_s
+            self._after(latency_s, activity, lambda event: self._join(_value(event)))
         else:
-            self._users.setdefault(resource, {})[command.number] = activity
-            self._share(resource)
+            self._join(activity)
 
-    def _share(self, resource: Resource) -> None:
-        """Give every user of a resource its new rate."""
+    def _join(self, activity: _Activity) -> None:
+        """Have an activity use what it competes for."""
+        assert activity.flow is not None
+        activity.since_s = self._env.now
+        self._users.setdefault(activity.flow.domain, {})[activity.command.number] = activity
+        self._share(activity.flow.domain)
+
+    def _share(self, domain: Resource) -> None:
+        """Give everyone who competes in a domain the new rate."""
         assert self._contention is not None
-        users = list(self._users[resource].values())
-        rates = self._contention.rates(resource, [activity.command for activity in users])
+        users = list(self._users[domain].values())
+        flows = [activity.flow for activity in users if activity.flow is not None]
+        rates = self._contention.rates(flows, [activity.command for activity in users])
         for activity, rate in zip(users, rates, strict=True):
             if activity.rate != rate:
                 self._set_rate(activity, rate)
@@ -234,14 +287,10 @@ class SimBackend:
         now_s = self._env.now
         activity.left_s = max(0.0, activity.left_s - activity.rate * (now_s - activity.since_s))
         activity.since_s, activity.rate = now_s, rate
-        timeout = self._env.timeout(activity.left_s / rate, activity)
-        assert timeout.callbacks is not None
-        timeout.callbacks.append(self._finish)
-        activity.timeout = timeout
+        activity.timeout = self._after(activity.left_s / rate, activity, self._finish)
 
     def _finish(self, timeout: simpy.Event) -> None:
-        activity = timeout.value
-        assert isinstance(activity, _Activity)
+        activity: _Activity = _value(timeout)
         if activity.timeout is not timeout:
             return  # its rate has changed since
         command = activity.command
@@ -249,9 +298,10 @@ class SimBackend:
         lane.busy = False
         issued_s = self._issued_s.pop(command.number)
         self._events.append(Finished(command, activity.start_s, self._env.now, issued_s))
-        if activity.resource is not None:
-            del self._users[activity.resource][command.number]
-            self._share(activity.resource)
+        if activity.flow is not None:
+            domain = activity.flow.domain
+            del self._users[domain][command.number]
+            self._share(domain)
         for waiting in (lane, *self._unfinished.pop(command.number)):
             self._advance(waiting)
 
@@ -263,3 +313,7 @@ class SimBackend:
                 missing = [number for number in head.after if number in self._unfinished]
                 lines.append(f"  {owner} {kind.value}: {head} (command {head.number}) waits for {missing}")
         return "\n".join(lines)
+
+
+def _value(event: simpy.Event) -> Any:
+    return event.value

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydrasim.command import HOST, Finished, Kind
+from hydrasim.command import HOST, Finished, Kind, Lane
 from hydrasim.errors import TimelineError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Span:
     @property
     def lane_key(self) -> tuple[int | str, str]:
         """Name the queue that the span stood in, as `Command.lane_key` does."""
-        return (self.job if self.device == HOST else self.device), self.lane
+        return (self.job if self.lane == Lane.HOST.value and self.device == HOST else self.device), self.lane
 
     @classmethod
     def of(cls, event: Finished, cause: int = -1) -> Span:

@@ -48,9 +48,13 @@ class View:
 
     def __init__(self, orchestrator: Orchestrator) -> None:
         self._orchestrator = orchestrator
-        self.jobs: tuple[JobView, ...] = tuple(orchestrator.progress.values())
         self.num_devices = orchestrator.num_devices
         self.rng: Random = orchestrator.rng
+
+    @property
+    def jobs(self) -> Sequence[JobView]:
+        """The jobs submitted so far, in the order of the workload."""
+        return [progress for progress in self._orchestrator.progress.values() if progress.arrived]
 
     def eligible(self, device: int) -> Sequence[ShardUnit]:
         """Return the units that may be chosen for a device now.

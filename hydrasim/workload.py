@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 from hydrasim.errors import WorkloadError
 
 JOB_NAME = re.compile(r"[A-Za-z0-9._-]+")
-_UNIT = re.compile(rf"({JOB_NAME.pattern})/([FLB])([0-9]{{1,18}})#([0-9]{{1,18}})")
+_UNIT = re.compile(rf"({JOB_NAME.pattern})/([FLBU])([0-9]{{1,18}})#([0-9]{{1,18}})")
 
 MAX_UNITS = 1 << 24  # of a simulation: each leaves a kilobyte of spans
-ActivationMode = Literal["recompute", "keep"]
+ActivationMode = Literal["recompute", "keep", "spill"]
 
 
 class Phase(enum.Enum):
@@ -26,6 +26,7 @@ class Phase(enum.Enum):
     FORWARD = "F"
     LOSS = "L"  # the last forward fused with its loss and its backward
     BACKWARD = "B"
+    UPDATE = "U"  # the optimizer's step apart from the backward pass, as rival systems take it
 
     # Members are singletons; identity hashing is several times faster than hashing the name.
     __hash__ = object.__hash__
@@ -54,7 +55,7 @@ class ShardUnit(NamedTuple):
         """
         match = _UNIT.fullmatch(text)
         if match is None:
-            raise WorkloadError(f"{text!r} is not a unit; write it as job/F0#17 with phase F, L or B.")
+            raise WorkloadError(f"{text!r} is not a unit; write it as job/F0#17 with phase F, L, B or U.")
         job, phase, shard, minibatch = match.groups()
         return cls(job, Phase(phase), int(shard), int(minibatch))
 
@@ -67,6 +68,7 @@ class Shard:
     recomputation. parameter_bytes and optimizer_bytes: the state that moves between DRAM and
     device. output_bytes: the boundary activation handed to the next shard (its gradient weighs the
     same). working_bytes: peak of activations, gradients and temporaries of the shard's costliest unit.
+    activation_bytes: what a forward leaves for its backward, where it is kept or spilled.
     """
 
     forward_s: float
@@ -75,6 +77,7 @@ class Shard:
     optimizer_bytes: int = 0
     output_bytes: int = 0
     working_bytes: int = 0
+    activation_bytes: int = 0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -93,7 +96,8 @@ class TrainingJob:
 
     minibatches: per epoch. fused: the last forward, the loss and the last backward are one L unit,
     2S-1 units a mini-batch; unfused is the paper's text, 2S units. activation_mode: whether a B unit
-    recomputes its forward (from the boundary input) or finds the activations kept.
+    recomputes its forward (from the boundary input), or finds the activations kept on its device or spilled
+    to host memory; where neither is possible any more it recomputes. arrival_s: when the job is submitted.
     """
 
     name: str
@@ -105,6 +109,7 @@ class TrainingJob:
     input_bytes: int = 0
     target_bytes: int = 0
     fetch_s: float = 0.0
+    arrival_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not JOB_NAME.fullmatch(self.name):
@@ -114,7 +119,7 @@ class TrainingJob:
         for name in ("minibatches", "epochs"):
             if getattr(self, name) < 1:
                 raise WorkloadError(f"job {self.name!r}: {name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("input_bytes", "target_bytes", "fetch_s"):
+        for name in ("input_bytes", "target_bytes", "fetch_s", "arrival_s"):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0:
                 raise WorkloadError(f"job {self.name!r}: {name} is {value}; it must be finite and not negative.")
@@ -131,12 +136,17 @@ class TrainingJob:
     def num_units(self) -> int:
         return self.num_minibatches * self.units_per_minibatch
 
-    def unit_s(self, phase: Phase, shard: int) -> float:
-        """Return the stated seconds of a unit on a device of speed 1, recomputation included."""
+    def unit_s(self, phase: Phase, shard: int, mode: ActivationMode | None = None) -> float:
+        """Return the stated seconds of a unit on a device of speed 1, recomputation included.
+
+        mode: how a backward finds its activations; by default as the job says.
+        """
         stated = self.shards[shard]
+        if phase is Phase.UPDATE:
+            return 0.0
         if phase is Phase.FORWARD:
             return stated.forward_s
-        if phase is Phase.LOSS or self.activation_mode == "recompute":
+        if phase is Phase.LOSS or (mode or self.activation_mode) == "recompute":
             return stated.forward_s + stated.backward_s
         return stated.backward_s
 
@@ -184,7 +194,7 @@ class Workload:
         """Return a short hash of all but the seconds: what a plan for this workload depends on."""
         fields = asdict(self)
         for job in fields["jobs"]:
-            del job["fetch_s"]
+            del job["fetch_s"], job["arrival_s"]
             for shard in job["shards"]:
                 del shard["forward_s"], shard["backward_s"]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]

@@ -34,7 +34,7 @@ class CpuDevice(Device):
 
     memory_bytes: budget for state, boundaries, activations and gradients; what an operator uses within
     itself and the process's own memory do not count. link_bytes_per_s: speed of each direction of the
-    link, None for memory speed. root_complex: devices that name the same one share their links.
+    link, None for memory speed. shared: devices that name the same bus share its time.
 
     Raises:
         DeviceError: a size or speed is not positive.
@@ -42,7 +42,7 @@ class CpuDevice(Device):
 
     memory_bytes: int
     link_bytes_per_s: float | None = None
-    root_complex: str = ""
+    shared: str = ""
 
     def __post_init__(self) -> None:
         if self.memory_bytes < 1:
@@ -51,11 +51,9 @@ class CpuDevice(Device):
             raise DeviceError(f"CpuDevice: link_bytes_per_s is {self.link_bytes_per_s}; it must be above 0.")
 
     def describe(self) -> SimulatedDevice:
-        link = Link() if self.link_bytes_per_s is None else Link(self.link_bytes_per_s)
+        link = Link() if self.link_bytes_per_s is None else Link(self.link_bytes_per_s, shared=self.shared)
         kind = "cpu" if self.link_bytes_per_s is None else f"cpu, link {self.link_bytes_per_s:g} B/s"
-        return SimulatedDevice(
-            self.memory_bytes, h2d=link, d2h=link, kind=kind, root_complex=self.root_complex, on_host=True
-        )
+        return SimulatedDevice(self.memory_bytes, h2d=link, d2h=link, kind=kind, on_host=True)
 
     def open(self, arena_bytes: int, working_bytes: int, link_fd: int | None) -> DeviceMemory:
         return _CpuMemory(self, arena_bytes, working_bytes, link_fd)

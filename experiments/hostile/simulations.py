@@ -11,8 +11,21 @@ from random import Random
 from typing import Any
 
 from experiments.hostile.policies import BAD_POLICIES
-from hydrasim import Cluster, Device, HydraError, Link, Mechanism, Shard, ShardUnit, Timeline, TrainingJob, Workload
+from hydrasim import (
+    Bus,
+    Cluster,
+    Device,
+    HydraError,
+    Link,
+    Mechanism,
+    Shard,
+    ShardUnit,
+    Timeline,
+    TrainingJob,
+    Workload,
+)
 from hydrasim import simulate as run_simulation
+from hydrasim.command import Command
 from hydrasim.dag import lower_bounds
 from hydrasim.dataflow import aligned, unit_bytes
 from hydrasim.mechanism import EFFECTS, MECHANISMS
@@ -117,7 +130,7 @@ def _world(rng: Random, least_jobs: int, least_shards: int) -> _World:
             rng.choice((1.0, 0.5, 3.0)),
             _link(rng),
             _link(rng),
-            root_complex=rng.choice(("", "root")),
+            duplex=rng.choice(("full", "half")),
             on_host=rng.random() < 0.3,
         )
         for _ in range(rng.randint(1, 4))
@@ -125,7 +138,7 @@ def _world(rng: Random, least_jobs: int, least_shards: int) -> _World:
     policy = rng.choice(sorted(policies()))
     return _World(
         workload,
-        Cluster(tuple(devices), rng.choice((None, 1, 2))),
+        Cluster(tuple(devices), rng.choice((None, 1, 2)), (Bus("root", rng.choice((1e2, 1e5, math.inf))),)),
         mechanism,
         policy,
         rng.choice(EFFECTS),
@@ -145,7 +158,8 @@ def _job(rng: Random, name: str, least_shards: int) -> TrainingJob:
 
 
 def _link(rng: Random) -> Link:
-    return Link(rng.choice((math.inf, 100.0, 4096.0, 1e6)), rng.choice((0.0, 0.01, 1.0)))
+    speed, pageable = rng.choice((math.inf, 100.0, 4096.0, 1e6)), rng.choice((None, 50.0))
+    return Link(speed, rng.choice((0.0, 0.01, 1.0)), pageable, rng.choice(("", "root")))
 
 
 def _mechanism(rng: Random) -> Mechanism:
@@ -177,8 +191,8 @@ class _Nonsense:
         rng = Random(f"{self._seed} {what}")
         return rng.choice(_NONSENSE) if rng.random() < 0.3 else rng.random()
 
-    def compute_s(self, unit: ShardUnit, device: int) -> float:
-        return self._draw(unit[:3], device)
+    def compute_s(self, unit: ShardUnit, device: int, mode: str | None = None) -> float:
+        return self._draw(unit[:3], device, mode)
 
     def copy_s(self, nbytes: int, device: int, direction: str) -> float:
         return self._draw(nbytes, device, direction)
@@ -189,12 +203,16 @@ class _Nonsense:
     def dispatch_s(self) -> float:
         return self._draw("dispatch")
 
-    def slowdown(self, job: str) -> float:
-        return 1.0 + self._draw("slowdown", job)
+    def slowdown(self, job: str, num_computing: int) -> float:
+        return 1.0 + self._draw("slowdown", job, num_computing)
+
+    def variation(self, command: Command) -> float:
+        return self._draw("variation", command.number)
 
 
 def _with_devices(world: _World, **changes: Any) -> _World:
-    return replace(world, cluster=Cluster(tuple(replace(device, **changes) for device in world.cluster.devices)))
+    devices = tuple(replace(device, **changes) for device in world.cluster.devices)
+    return replace(world, cluster=replace(world.cluster, devices=devices))
 
 
 def _with_job(world: _World, **changes: Any) -> _World:

@@ -29,9 +29,9 @@ def test_a_pool_of_other_devices_is_refused(pools):
         train([small_job()], [CpuDevice(1 << 20)], pool=pools[1])
 
 
-def test_devices_of_one_root_complex_share_a_clock():
-    def device(root_complex):
-        return CpuDevice(1 << 20, link_bytes_per_s=1e9, root_complex=root_complex)
+def test_devices_on_one_bus_share_a_clock():
+    def device(bus):
+        return CpuDevice(1 << 20, link_bytes_per_s=1e9, shared=bus)
 
     pool = DevicePool([device("a"), device("a"), device("b"), device(""), device(""), CpuDevice(1 << 20)])
     links = [pool._link(index) for index in range(6)]

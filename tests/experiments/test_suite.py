@@ -35,7 +35,8 @@ def test_a_case_becomes_jobs_on_its_devices(case):
     prepared = case.prepare()
     assert len(prepared.workload.jobs) == 3
     assert len(prepared.cluster.devices) == case.num_devices
-    assert {device.root_complex for device in prepared.cluster.devices} == {"shared" if case.shared else ""}
+    assert {device.h2d.shared for device in prepared.cluster.devices} == {"shared" if case.shared else ""}
+    assert [bus.name for bus in prepared.cluster.buses] == (["shared"] if case.shared else [])
     assert case.mechanism.prefetch
 
 

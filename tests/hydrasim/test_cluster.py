@@ -9,10 +9,15 @@ import pytest
 
 from hydrasim import Cluster, Device, Link
 from hydrasim.errors import ClusterError
+from hydrasim.profile import StatedCosts
+from tests.worlds import job, workload
 
 
 def test_a_copy_takes_latency_and_bytes_over_bandwidth():
-    assert Link(bytes_per_s=4.0, latency_s=0.5).copy_s(10) == 3.0
+    device = Device(64, h2d=Link(bytes_per_s=4.0, latency_s=0.5), d2h=Link(bytes_per_s=2.0))
+    costs = StatedCosts(workload(job()), Cluster((device,)))
+    assert costs.copy_s(10, 0, "h2d") == 3.0
+    assert costs.copy_s(10, 0, "d2h") == 5.0
 
 
 def test_a_link_is_free_unless_said_otherwise():

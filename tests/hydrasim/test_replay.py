@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hydrasim import Cluster, Device, simulate
+from hydrasim import Bus, Cluster, Device, simulate
 from hydrasim.errors import TimelineError
 from hydrasim.planning import make_plan
 from hydrasim.policies.follow_plan import FollowPlan
@@ -30,7 +30,9 @@ def test_a_run_in_another_world_is_reproduced_to_the_last_bit(seed: int):
 
 
 def test_sharing_is_in_the_durations_already():
-    shared = Cluster.of(2, replace(CLUSTER.devices[0], root_complex="a"))
+    device = CLUSTER.devices[0]
+    over_a = replace(device, h2d=replace(device.h2d, shared="a"), d2h=replace(device.d2h, shared="a"))
+    shared = Cluster((over_a,) * 2, buses=(Bus("a", device.h2d.bytes_per_s),))
     plan, happened = make_plan(JOBS, shared, "random")
     assert replay(JOBS, shared, plan, happened).makespan_s == pytest.approx(happened.makespan_s, rel=1e-12)
 

@@ -8,7 +8,8 @@ from random import Random
 
 from hypothesis import strategies as st
 
-from hydrasim import Cluster, Device, Link, Mechanism, Shard, ShardUnit, TrainingJob, Workload
+from hydrasim import Bus, Cluster, Device, Link, Mechanism, Shard, ShardUnit, TrainingJob, Workload
+from hydrasim.command import Command
 from hydrasim.dataflow import aligned, unit_bytes
 from hydrasim.mechanism import MECHANISMS
 from hydrasim.policies import policies
@@ -39,7 +40,16 @@ SHARDS = st.builds(
     working_bytes=BYTES,
 )
 LINKS = st.builds(
-    Link, bytes_per_s=st.sampled_from([64.0, 256.0, 1024.0, math.inf]), latency_s=st.sampled_from([0, 0.25])
+    Link,
+    bytes_per_s=st.sampled_from([64.0, 256.0, 1024.0, math.inf]),
+    latency_s=st.sampled_from([0, 0.25]),
+    pageable_bytes_per_s=st.sampled_from([None, 32.0]),
+    shared=st.sampled_from(["", "a", "b"]),
+)
+BUSES = st.builds(
+    lambda a, b: (Bus("a", a, "full"), Bus("b", b, "half")),
+    st.sampled_from([64.0, 512.0, math.inf]),
+    st.sampled_from([64.0, 512.0, math.inf]),
 )
 RANDOM_MECHANISMS = st.builds(
     Mechanism,
@@ -72,6 +82,7 @@ def jobs(draw: st.DrawFn, name: str) -> TrainingJob:
         input_bytes=draw(BYTES),
         target_bytes=draw(BYTES),
         fetch_s=draw(SECONDS),
+        arrival_s=draw(st.sampled_from([0, 0, 0, 1.5])),
     )
 
 
@@ -85,11 +96,18 @@ def worlds(draw: st.DrawFn) -> World:
     for _ in range(draw(st.integers(1, 3))):
         slack = draw(st.integers(0, 20)) * 64 + draw(st.sampled_from([64, 71]))
         memory = aligned(workload.working_bytes) + aligned(need) + slack
-        speed, root_complex = draw(st.sampled_from([1.0, 2.0])), draw(st.sampled_from(["", "a"]))
+        speed, duplex = draw(st.sampled_from([1.0, 2.0])), draw(st.sampled_from(["full", "half"]))
         on_host = draw(st.booleans())
-        devices.append(Device(memory, speed, draw(LINKS), draw(LINKS), root_complex=root_complex, on_host=on_host))
+        devices.append(Device(memory, speed, draw(LINKS), draw(LINKS), duplex=duplex, on_host=on_host))
     policy = draw(st.sampled_from(sorted(policies())))
-    cluster = Cluster(tuple(devices), draw(st.sampled_from([None, 1, 2])))
+    cluster = Cluster(
+        tuple(devices),
+        draw(st.sampled_from([None, 1, 2])),
+        draw(BUSES),
+        host_bytes_per_s=draw(st.sampled_from([128.0, math.inf])),
+        compute_slowdown=draw(st.sampled_from([(), (1.0, 1.25, 2.0)])),
+        variation=draw(st.sampled_from([0.0, 0.2])),
+    )
     return World(workload, cluster, policy, mechanism, draw(st.integers(0, 3)))
 
 
@@ -112,8 +130,8 @@ class PerturbedCosts:
     def _draw(self, *what: object) -> float:
         return Random(f"{self._seed} {what}").randrange(0, 16) / 8
 
-    def compute_s(self, unit: ShardUnit, device: int) -> float:
-        return self._draw("compute", str(unit), device)
+    def compute_s(self, unit: ShardUnit, device: int, mode: str | None = None) -> float:
+        return self._draw("compute", str(unit), device, mode)
 
     def copy_s(self, nbytes: int, device: int, direction: str) -> float:
         return self._draw("copy", nbytes, device, direction)
@@ -124,5 +142,8 @@ class PerturbedCosts:
     def dispatch_s(self) -> float:
         return self._draw("dispatch")
 
-    def slowdown(self, job: str) -> float:
-        return 1.0 + self._draw("slowdown", job)
+    def slowdown(self, job: str, num_computing: int) -> float:
+        return 1.0 + self._draw("slowdown", job, num_computing)
+
+    def variation(self, command: Command) -> float:
+        return self._draw("variation", command.lane_key) / 8

@@ -51,7 +51,7 @@ def test_copies_follow_one_another_at_the_links_speed(link):
     assert clock.reserve(1 << 19, "h2d") == first + 1.5
 
 
-def test_devices_behind_one_root_complex_share_its_speed(link):
+def test_devices_on_one_bus_share_its_speed(link):
     a, b = LinkClock(link, 2.0**20), LinkClock(os.dup(link), 2.0**20)
     first = a.reserve(1 << 40, "h2d")
     assert b.reserve(1 << 20, "h2d") == first + 1.0
