@@ -37,6 +37,10 @@ class TimelineError(HydraError, ValueError):
     """A timeline file is malformed or lacks the unit asked for."""
 
 
+class SystemRefused(HydraError, ValueError):
+    """A rival system does not exist, or could not train the workload on these devices."""
+
+
 class StallError(HydraError, RuntimeError):
     """Commands are left, but none of them can ever start."""
 

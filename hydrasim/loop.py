@@ -10,7 +10,39 @@ from hydrasim.timeline import Span, Timeline
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hydrasim.orchestrator import Orchestrator
+    from hydrasim.cluster import Cluster
+    from hydrasim.mechanism import Effects
+    from hydrasim.workload import Workload
+
+
+class Named(Protocol):
+    """Has a name to go by."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class Brain(Protocol):
+    """Decides: events in, commands out. The orchestrator is one, a rival system another."""
+
+    @property
+    def policy(self) -> Named: ...
+    @property
+    def effects(self) -> Effects: ...
+    @property
+    def cluster(self) -> Cluster: ...
+    @property
+    def workload(self) -> Workload: ...
+    @property
+    def finished(self) -> bool: ...
+
+    def start(self) -> list[Command]:
+        """Return the commands that open the run."""
+        ...
+
+    def handle(self, event: Event) -> list[Command]:
+        """Take an event into account and return the commands that follow from it."""
+        ...
 
 
 class Backend(Protocol):
@@ -30,7 +62,7 @@ class Backend(Protocol):
 
 
 def run(
-    orchestrator: Orchestrator,
+    brain: Brain,
     backend: Backend,
     *,
     commands: list[Command] | None = None,
@@ -44,27 +76,27 @@ def run(
     """
     spans: list[Span] = []
     caused_by: dict[int, int] = {}  # command -> the one whose end had it issued
-    issued = orchestrator.start()
+    issued = brain.start()
     while True:
         if commands is not None:
             commands.extend(issued)
         backend.submit(issued)
-        if orchestrator.finished:
+        if brain.finished:
             break
         event = backend.next_event()
         if isinstance(event, Finished):
             spans.append(Span.of(event, caused_by.pop(event.command.number, -1)))
         if on_event is not None:
             on_event(event)
-        issued = orchestrator.handle(event)
+        issued = brain.handle(event)
         if isinstance(event, Finished):
             caused_by.update(dict.fromkeys((command.number for command in issued), event.command.number))
     header = {
         "label": backend.label,
-        "policy": orchestrator.policy.name,
-        "effects": orchestrator.effects,
-        "num_devices": len(orchestrator.cluster.devices),
-        "workload": orchestrator.workload.digest,
+        "policy": brain.policy.name,
+        "effects": brain.effects,
+        "num_devices": len(brain.cluster.devices),
+        "workload": brain.workload.digest,
         **header,
     }
     return Timeline(tuple(spans), header)

@@ -1,0 +1,160 @@
+"""Drives a rival system through the one loop, on the simulated backend: job after job on each group of devices."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from hydrasim.command import Command, Event, Failed, Finished, Kind
+from hydrasim.errors import SystemRefused
+from hydrasim.loop import run
+from hydrasim.mechanism import DEFAULT_EFFECTS, EFFECTS, Effects, includes
+from hydrasim.profile import CostModel, StatedCosts
+from hydrasim.simulator import sim_backend
+from hydrasim.systems.base import Build, System, _Numbers
+from hydrasim.systems.registry import make_system
+from hydrasim.workload import TrainingJob, Workload, check_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hydrasim.cluster import Cluster
+    from hydrasim.timeline import Timeline
+
+_AHEAD = 2  # mini-batches in flight, so that lanes never run dry between two
+
+
+def simulate_system(
+    workload: Workload,
+    cluster: Cluster,
+    system: System | str,
+    *,
+    costs: CostModel | None = None,
+    effects: Effects = DEFAULT_EFFECTS,
+    seed: int = 0,
+    commands: list[Command] | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> Timeline:
+    """Simulate a rival system on a workload; the same objects go in and the same timeline comes out as of `simulate`.
+
+    system: a system or its registered name. seed: of noise. Its header has the system's name as policy, and
+    in `peak_bytes` what it states to need of each device.
+
+    Raises:
+        SystemRefused: it does not fit, as the real one would not, or does not exist.
+    """
+    check_size(workload)
+    made = make_system(system) if isinstance(system, str) else system
+    costs = StatedCosts(workload, cluster) if costs is None else costs
+    training = SystemRun(workload, cluster, made, costs, effects)
+    backend = sim_backend(workload, cluster, costs, effects, seed=seed, seconds=training.seconds)
+    timeline = run(training, backend, commands=commands, on_event=on_event, seed=seed)
+    return replace(timeline, header=timeline.header | {"peak_bytes": training.peak_bytes, "system": made.name})
+
+
+@dataclass
+class _Group:
+    """A group of devices, the job it trains, and how much of it: mini-batches issued, and their unfinished commands."""
+
+    devices: tuple[int, ...]
+    build: Build | None = None
+    num_issued: int = 0
+    unfinished: deque[set[int]] | None = None
+
+
+class SystemRun:
+    """A rival's orchestrator: events in, commands out, as the loop wants it.
+
+    policy: the system, by whose name the timeline goes. peak_bytes: what it needs of each device.
+    """
+
+    def __init__(
+        self, workload: Workload, cluster: Cluster, system: System, costs: CostModel, effects: Effects
+    ) -> None:
+        if effects not in EFFECTS:
+            raise SystemRefused(f"effects {effects!r} is unknown; there are {', '.join(EFFECTS)}.")
+        self.workload, self.cluster, self.policy, self.effects = workload, cluster, system, effects
+        self._costs, self._numbers = costs, _Numbers()
+        self._groups = [_Group(devices) for devices in system.groups(workload, cluster)]
+        self.peak_bytes = [0] * len(cluster.devices)
+        for job in workload.jobs:
+            for group in self._groups:
+                self._check_fits(job, group.devices)
+        self._waiting = deque(job for job in workload.jobs if not job.arrival_s)
+        self._num_left = len(workload.jobs)
+        self._group_of: dict[int, _Group] = {}
+
+    @property
+    def finished(self) -> bool:
+        return not self._num_left
+
+    def seconds(self, command: Command) -> float:
+        """Return what a command takes alone; under theory only computing takes time."""
+        seconds = self._numbers.seconds.pop(command.number)
+        return seconds if command.kind is Kind.COMPUTE or includes(self.effects, "transfers") else 0.0
+
+    def start(self) -> list[Command]:
+        """Return the commands that open the run."""
+        return self._go_on()
+
+    def handle(self, event: Event) -> list[Command]:
+        """Take an event into account and return the commands that follow from it."""
+        if isinstance(event, Failed):
+            raise event.error
+        if isinstance(event, Finished):
+            self._finish(event.command.number)
+        else:
+            self._waiting.append(self.workload.job(event.job))
+        return self._go_on()
+
+    def _finish(self, number: int) -> None:
+        group = self._group_of.pop(number)
+        assert group.unfinished is not None
+        for commands in group.unfinished:
+            commands.discard(number)
+        while group.unfinished and not group.unfinished[0]:
+            group.unfinished.popleft()
+        if not group.unfinished and group.build is not None and group.num_issued == group.build.job.num_minibatches:
+            group.build = None
+            self._num_left -= 1
+
+    def _go_on(self) -> list[Command]:
+        """Give idle groups their next job, and all groups enough mini-batches to go on with."""
+        issued: list[Command] = []
+        for group in self._groups:
+            if group.build is None and self._waiting:
+                job = self._waiting.popleft()
+                group.build = Build(job, self.cluster, group.devices, self._costs, self._numbers)
+                group.num_issued, group.unfinished = 0, deque()
+            build = group.build
+            while build is not None and len(group.unfinished or ()) < _AHEAD and self._has_more(group):
+                self.policy.minibatch(build, group.num_issued)
+                commands = self._numbers.take()
+                group.num_issued += 1
+                assert group.unfinished is not None
+                group.unfinished.append({command.number for command in commands})
+                self._group_of.update(dict.fromkeys((command.number for command in commands), group))
+                issued += commands
+        return issued
+
+    @staticmethod
+    def _has_more(group: _Group) -> bool:
+        return group.build is not None and group.num_issued < group.build.job.num_minibatches
+
+    def _check_fits(self, job: TrainingJob, devices: tuple[int, ...]) -> None:
+        """Refuse a job that the real system would run out of memory with."""
+        system, cluster = self.policy, self.cluster
+        for device, need in zip(devices, system.memory_bytes(job, cluster, devices), strict=True):
+            self.peak_bytes[device] = max(self.peak_bytes[device], need)
+            if need > cluster.devices[device].memory_bytes:
+                raise SystemRefused(
+                    f"{system.name} on {len(devices)} devices needs {need:,} bytes of device {device} for {job.name!r}; "
+                    f"it has {cluster.devices[device].memory_bytes:,}.\n"
+                    "  Give it more devices or memory, or see whether an option of the system needs less."
+                )
+        room, need = cluster.host_memory_bytes, system.host_bytes(job, cluster, devices)
+        if room is not None and need > room:
+            raise SystemRefused(
+                f"{system.name} needs {need:,} bytes of host memory for {job.name!r}; there are {room:,}."
+            )
