@@ -73,11 +73,20 @@ def simulate(
 
 
 def sim_backend(
-    workload: Workload, cluster: Cluster, costs: CostModel, effects: Effects, *, pinned: bool = True, seed: int = 0
+    workload: Workload,
+    cluster: Cluster,
+    costs: CostModel,
+    effects: Effects,
+    *,
+    pinned: bool = True,
+    seed: int = 0,
+    seconds: Seconds | None = None,
 ) -> SimBackend:
     """Return the simulated world that charges these costs, with these effects.
 
-    seed: of noise. Raises:
+    seed: of noise. seconds: what commands take alone, by default what the costs say.
+
+    Raises:
         ProfileError: the dispatch is no time, or, once it is asked for, a slowdown no factor.
     """
 
@@ -93,10 +102,10 @@ def sim_backend(
         raise ProfileError(
             f"the costs say that dispatch takes {dispatch_s} s; it must be from 0 to {MAX_SECONDS:.0e} s."
         )
-    alone = charging(costs, cluster.disk)
-    seconds = noisy(alone, costs, seed) if includes(effects, "noise") else alone
+    alone = charging(costs, cluster.disk) if seconds is None else seconds
+    charged = noisy(alone, costs, seed) if includes(effects, "noise") else alone
     arrivals = {job.name: job.arrival_s for job in workload.jobs if job.arrival_s}
-    return SimBackend(seconds, contention, lambda _, cause: 0.0 if cause is None else dispatch_s, arrivals)
+    return SimBackend(charged, contention, lambda _, cause: 0.0 if cause is None else dispatch_s, arrivals)
 
 
 def noisy(seconds: Seconds, costs: CostModel, seed: int) -> Seconds:
