@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -13,10 +13,12 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from experiments.options import one_of
 from hydrasim.cluster import GIB, Cluster, Device, Link
 from hydrasim.disk import read_text
 from hydrasim.errors import ClusterError, HydraError, WorkloadError
 from hydrasim.files import read_cluster, read_workload
+from hydrasim.machines import MACHINES
 from hydrasim.mechanism import DEFAULT_EFFECTS, EFFECTS, MECHANISMS, Effects, Mechanism
 from hydrasim.presets import PRESETS, Preset, make_preset
 from hydrasim.profile import CostModel, Profile, StatedCosts
@@ -28,6 +30,7 @@ _FACTORS = {"": 1} | {
 }
 _QUANTITY = re.compile(r"([0-9.]+)\s*([kmgt]i?|)b?", re.IGNORECASE)
 
+EVERY_RUNG = "all"  # of the ladder of effects, one after the other
 MAX_WORKERS = 64  # each emulated device is a process with torch in it
 
 Result = TypeVar("Result")
@@ -46,40 +49,6 @@ class Inputs:
     profile_digest: str = ""
 
 
-def one_of(label: str, allowed: Iterable[str]) -> Callable[[str | None], str | None]:
-    """Return a check for an option that takes one of the allowed words, or nothing."""
-
-    def check(text: str | None) -> str | None:
-        if text is not None and text not in allowed:
-            raise typer.BadParameter(f"{text!r} is not one of the {label}: {', '.join(allowed)}.")
-        return text
-
-    return check
-
-
-def output_option(*names: str, text: str) -> Any:
-    """Return an option that names a file to write; its folder is looked for before any work is done."""
-
-    def check(path: Path | None) -> Path | None:
-        if path is not None and not path.absolute().parent.is_dir():
-            raise typer.BadParameter(f"there is no folder {path.parent} to write {path.name} into.")
-        return path
-
-    return typer.Option(*names, metavar="FILE", help=text, callback=check)
-
-
-def output_folder(*names: str, text: str) -> Any:
-    """Return an option that names a folder to write into; that it can be one is checked before any work is done."""
-
-    def check(path: Path | None) -> Path | None:
-        there = None if path is None else next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
-        if there is not None and not there.is_dir():
-            raise typer.BadParameter(f"{path} cannot be a folder, since {there} is a file.")
-        return path
-
-    return typer.Option(*names, metavar="FOLDER", help=text, callback=check)
-
-
 WorkloadFile = Annotated[
     Path | None,
     typer.Argument(metavar="WORKLOAD", help="A workload (.yaml, .json), a profile (.json), or file.py:function."),
@@ -93,8 +62,12 @@ Models = Annotated[
 Kind = Annotated[str | None, typer.Option(help="homogeneous or heterogeneous; goes with --preset paper-fig7.")]
 Scale = Annotated[float | None, typer.Option(help="Share of the unit counts kept; goes with --preset paper-fig7.")]
 ClusterFile = Annotated[Path | None, typer.Option("--cluster", metavar="FILE", help="A cluster (.yaml, .json).")]
+MachineName = Annotated[
+    str | None,
+    typer.Option("--machine", callback=one_of("machines", MACHINES), help=f"A real one: {', '.join(MACHINES)}."),
+]
 Devices = Annotated[
-    int | None, typer.Option(min=1, max=MAX_COPIES, help="How many equal devices, instead of --cluster.")
+    int | None, typer.Option(min=1, max=MAX_COPIES, help="How many equal devices, or how many of --machine.")
 ]
 Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory of each device, such as 2GiB.")]
 LinkRate = Annotated[
@@ -105,8 +78,8 @@ EffectsName = Annotated[
     str | None,
     typer.Option(
         "--effects",
-        callback=one_of("effects", EFFECTS),
-        help=f"What is simulated, each with those before it: {', '.join(EFFECTS)}.",
+        callback=one_of("effects", (*EFFECTS, EVERY_RUNG)),
+        help=f"What is simulated, each with those before it: {', '.join(EFFECTS)}; {EVERY_RUNG} for compare.",
     ),
 ]
 MechanismName = Annotated[
@@ -128,6 +101,7 @@ def read_inputs(
     kind: Kind = None,
     scale: Scale = None,
     cluster: ClusterFile = None,
+    machine: MachineName = None,
     memory: Memory = None,
     link: LinkRate = None,
     effects: EffectsName = None,
@@ -143,21 +117,20 @@ def read_inputs(
     """
     if (workload is None) == (preset is None):
         raise WorkloadError(f"name either a WORKLOAD file or a --preset; the presets are {', '.join(PRESETS)}.")
-    machine = _mechanism(mechanism, prefetch, loading_zone)
+    switches = _mechanism(mechanism, prefetch, loading_zone)
     if preset is not None:
-        own_devices = None if cluster is not None else devices
-        options = {"--models": models, "--devices": own_devices, "--kind": kind, "--scale": scale}
+        elsewhere = cluster is not None or machine is not None
+        options = {"--models": models, "--devices": None if elsewhere else devices, "--kind": kind, "--scale": scale}
         world = _preset(preset, options, seed)
-        if cluster is not None or memory is not None or link is not None:
-            left_over = devices if cluster is not None else None
-            world = replace(world, cluster=_cluster(cluster, left_over, memory, link, base=world.cluster))
+        if elsewhere or memory is not None or link is not None:
+            left_over = devices if elsewhere else None
+            world = replace(world, cluster=_cluster(cluster, machine, left_over, memory, link, base=world.cluster))
         costs = StatedCosts(world.workload, world.cluster)
-        return Inputs(world.workload, world.cluster, costs, _effects(effects) or world.effects, machine, seed)
+        return Inputs(world.workload, world.cluster, costs, _effects(effects) or world.effects, switches, seed)
     assert workload is not None
     if ".py:" in str(workload):
-        return _from_jobs(
-            str(workload), cluster, devices, memory, link, _effects(effects) or DEFAULT_EFFECTS, machine, seed
-        )
+        chosen = _effects(effects) or DEFAULT_EFFECTS
+        return _from_jobs(str(workload), cluster or machine, devices, memory, link, chosen, switches, seed)
     for option, value in (("--models", models), ("--kind", kind), ("--scale", scale)):
         if value is not None:
             raise WorkloadError(f"{option} goes with --preset; {workload} says itself what it holds.")
@@ -168,25 +141,31 @@ def read_inputs(
         if link is not None:
             raise ClusterError("--link does not go with a profile, which brings its measured copy times; leave it out.")
         where = _cluster(
-            cluster, devices, memory, None, base=profile.cluster, kinds=tuple(profile.kinds), theory=theory
+            cluster, machine, devices, memory, None, base=profile.cluster, kinds=tuple(profile.kinds), theory=theory
         )
-        return Inputs(profile.workload, where, profile.costs(where), ladder, machine, seed, profile.digest)
+        return Inputs(profile.workload, where, profile.costs(where), ladder, switches, seed, profile.digest)
     jobs = read_workload(workload)
-    where = _cluster(cluster, devices, memory, link, theory=theory)
-    return Inputs(jobs, where, StatedCosts(jobs, where), ladder, machine, seed)
+    where = _cluster(cluster, machine, devices, memory, link, theory=theory)
+    return Inputs(jobs, where, StatedCosts(jobs, where), ladder, switches, seed)
 
 
 def takes_inputs(command: Callable[..., Result]) -> Callable[..., Result]:
-    """Give a command the options of `read_inputs`; what they come to reaches it as its `inputs`."""
+    """Give a command the options of `read_inputs`; what they come to reaches it as its `inputs`.
+
+    With `--effects all` a command that has a parameter `every_rung` gets it as true, and others refuse.
+    """
     shared = inspect.signature(read_inputs, eval_str=True).parameters
     own = inspect.signature(command, eval_str=True).parameters
 
     @wraps(command)
     def wrapped(**values: Any) -> Result:
+        every_rung = values["effects"] == EVERY_RUNG
+        if every_rung and "every_rung" not in own:
+            raise HydraError(f"--effects {EVERY_RUNG} goes with compare; name one of {', '.join(EFFECTS)}.")
         inputs = read_inputs(**{name: values.pop(name) for name in shared})
-        return command(inputs=inputs, **values)
+        return command(inputs=inputs, **values, **({"every_rung": every_rung} if "every_rung" in own else {}))
 
-    merged = [*shared.values(), *(parameter for name, parameter in own.items() if name != "inputs")]
+    merged = [*shared.values(), *(value for name, value in own.items() if name not in ("inputs", "every_rung"))]
     merged = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in merged]
     wrapped.__signature__ = inspect.Signature(merged)  # type: ignore[attr-defined]  # typer reads it
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in merged}
@@ -222,7 +201,7 @@ def parse_rate(text: str) -> int:
 
 def _from_jobs(
     location: str,
-    cluster: Path | None,
+    elsewhere: Path | str | None,
     devices: int | None,
     memory: str | None,
     link: str | None,
@@ -233,8 +212,8 @@ def _from_jobs(
     """Cut real jobs for emulated devices; their costs are the pilot's, rough until they are profiled."""
     from experiments.jobs import prepare_jobs
 
-    if cluster is not None or devices is None or memory is None:
-        raise ClusterError("real jobs are cut for their devices: say --devices N --memory SIZE, without --cluster.")
+    if elsewhere is not None or devices is None or memory is None:
+        raise ClusterError("real jobs are cut for emulated devices: say --devices N --memory SIZE, and no other place.")
     if devices > MAX_WORKERS:
         raise ClusterError(f"real jobs are cut for up to {MAX_WORKERS} devices, not {devices}.")
     prepared = prepare_jobs(location, "cpu", devices, memory, link, mechanism)
@@ -256,6 +235,7 @@ def _preset(name: str, options: dict[str, int | float | str | None], seed: int) 
 
 def _cluster(
     file: Path | None,
+    machine: str | None,
     devices: int | None,
     memory: str | None,
     link: str | None,
@@ -264,17 +244,19 @@ def _cluster(
     kinds: tuple[str, ...] = ("simulated",),
     theory: bool = False,
 ) -> Cluster:
-    """Read the cluster from its file, or take the base, or make one of equal devices; memory and link change it."""
+    """Read the cluster from its file, or take a machine's or the base, or make one; memory and link change it."""
     if file is not None:
-        for option, value in (("--devices", devices), ("--memory", memory), ("--link", link)):
+        for option, value in (("--machine", machine), ("--devices", devices), ("--memory", memory), ("--link", link)):
             if value is not None:
                 raise ClusterError(f"{option} does not go with --cluster; {file} says it itself.")
         return read_cluster(file)
-    if devices is not None:
+    if machine is not None:
+        base = MACHINES[machine].first(devices)
+    elif devices is not None:
         pattern = _pattern(base, memory, kinds, theory)
         base = Cluster((pattern,) * devices, None if base is None else base.host_cores)
     if base is None:
-        raise ClusterError("say where to train: --cluster FILE, or --devices N --memory SIZE [--link RATE].")
+        raise ClusterError("say where to train: --cluster FILE, --machine NAME, or --devices N --memory SIZE.")
     changes: dict[str, Any] = {}
     if memory is not None:
         changes["memory_bytes"] = parse_bytes(memory)

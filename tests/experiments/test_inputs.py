@@ -8,6 +8,7 @@ import pytest
 from experiments.inputs import parse_bytes, parse_rate, read_inputs
 from hydrasim import PAPER, Device, Link
 from hydrasim.errors import ClusterError, HydraError, WorkloadError
+from hydrasim.machines import MACHINES
 from hydrasim.presets import make_preset
 from tests.experiments.worlds import measured_on, profile, write_world
 
@@ -76,6 +77,16 @@ def test_a_cluster_file_and_free_copies(world):
     assert free.h2d.bytes_per_s == math.inf
 
 
+def test_a_machine_takes_the_place_of_a_cluster_file(world):
+    whole = MACHINES["8x1080ti"].cluster
+    assert read_inputs(world / "workload.yaml", machine="8x1080ti").cluster == whole
+    few = read_inputs(world / "workload.yaml", machine="8x1080ti", devices=5).cluster
+    assert few == replace(whole, devices=whole.devices[:5])
+    tight = read_inputs(world / "workload.yaml", machine="8x1080ti", devices=1, memory="1GiB").cluster
+    assert tight.devices == (replace(whole.devices[0], memory_bytes=2**30),)
+    assert read_inputs(preset="paper-fig7", machine="8x1080ti", devices=2).cluster.devices == whole.devices[:2]
+
+
 def test_theory_needs_no_memory(world):
     assert len(read_inputs(world / "workload.yaml", devices=2, effects="theory").cluster.devices) == 2
 
@@ -107,7 +118,7 @@ def test_the_mechanism_and_its_switches():
     [
         ({}, WorkloadError, "name either a WORKLOAD file or a --preset"),
         ({"workload": "workload.yaml", "preset": "paper-fig6"}, WorkloadError, "name either a WORKLOAD"),
-        ({"workload": "workload.yaml"}, ClusterError, "say where to train: --cluster FILE, or --devices N"),
+        ({"workload": "workload.yaml"}, ClusterError, "train: --cluster FILE, --machine NAME, or --devices N"),
         ({"workload": "workload.yaml", "devices": 2}, ClusterError, "say how much memory each device has"),
         ({"workload": "workload.yaml", "models": 2}, WorkloadError, "--models goes with --preset"),
         ({"workload": "workload.yaml", "scale": 0.5}, WorkloadError, "--scale goes with --preset"),
@@ -126,7 +137,14 @@ def test_the_mechanism_and_its_switches():
             ClusterError,
             "--memory does not go with --cluster",
         ),
+        (
+            {"workload": "workload.yaml", "cluster": "cluster.yaml", "machine": "8xh100"},
+            ClusterError,
+            "--machine does not go with --cluster",
+        ),
+        ({"workload": "workload.yaml", "machine": "8xh100", "devices": 9}, ClusterError, "has 8 devices, not 9"),
         ({"workload": "profile.json"}, ClusterError, "say where to train"),
+        ({"workload": "jobs.py:jobs", "machine": "8xh100"}, ClusterError, "say --devices N --memory SIZE"),
         (
             {"workload": "profile.json", "devices": 1, "memory": "1G", "link": "1G/s"},
             ClusterError,
