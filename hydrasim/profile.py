@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, median, quantiles
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from hydrasim.command import Kind
 from hydrasim.errors import ProfileError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hydrasim.command import Command
 
 UnitKind = tuple[str, Phase, int]  # job, phase, shard
+CostLabel = Literal["measured", "analytic", "extrapolated"]
 Key = TypeVar("Key")
 VERSION = 1
 _IQR_OF_NORMAL = 1.349  # the interquartile range of a normal distribution over its standard deviation
@@ -55,6 +56,8 @@ class StatedCosts:
 
     pinned: copies are from and to page-locked host memory.
     """
+
+    label = "stated"
 
     def __init__(self, workload: Workload, cluster: Cluster, *, pinned: bool = True) -> None:
         self._cluster, self._pinned = cluster, pinned
@@ -144,13 +147,14 @@ def _times(measured: dict[Key, Measurement], factor: Callable[[Key], float]) -> 
 
 @dataclass(frozen=True)
 class Profile:
-    """Measured costs of a workload, with where and how they were measured.
+    """Costs of a workload, with where and how they were measured, or from what they were worked out.
 
     kinds: by `Device.kind`. fetches: seconds a job's loader takes a mini-batch. provenance: host,
     versions, thread count, repeats; free text for people, never read by the simulator. cluster: what
     it was measured on, the default to simulate on. dispatch: seconds from the end of a command until
     those that follow from it have been issued. slowdowns: by job, how many times longer its units take
-    while all other devices compute; the units' own times are without that.
+    while all other devices compute; the units' own times are without that. label: where the seconds come
+    from: a device, counted FLOPs and bytes, or another device.
     """
 
     workload: Workload
@@ -160,6 +164,7 @@ class Profile:
     cluster: Cluster | None = None
     dispatch: Measurement | None = None
     slowdowns: dict[str, float] = field(default_factory=dict)
+    label: CostLabel = "measured"
 
     def costs(self, cluster: Cluster) -> MeasuredCosts:
         """Return the measured costs on that cluster's devices.
@@ -183,6 +188,7 @@ class Profile:
         from hydrasim.files import profile_fields
 
         fields = profile_fields(self) | {"provenance": {}}
+        del fields["label"]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
     def write(self, path: Path) -> None:
@@ -210,6 +216,7 @@ class MeasuredCosts:
         missing = sorted({device.kind for device in cluster.devices} - set(profile.kinds))
         if missing:
             raise ProfileError(f"the profile has no device kind {missing[0]!r}; it has {', '.join(profile.kinds)}.")
+        self.label = profile.label
         self._kinds = [profile.kinds[device.kind] for device in cluster.devices]
         self._fetches, self._slowdowns = profile.fetches, profile.slowdowns
         self._num_others = max(1, len(cluster.devices) - 1)
