@@ -25,7 +25,7 @@ def run_fields(result: RunResult, predicted_s: float | None) -> dict[str, Any]:
         "makespan_s": result.makespan_s,
         "simulated_makespan_s": predicted_s,
         "error_fraction": None if predicted_s is None else predicted_s / result.makespan_s - 1,
-        "utilization": result.timeline.utilization(),
+        **report.utilization_fields(result.timeline),
         "moved_bytes": result.timeline.moved_bytes,
         "peak_bytes": list(result.peak_bytes),
         "host_bytes": result.host_bytes,

@@ -15,6 +15,8 @@ from hydrasim.command import Finished, Kind
 from hydrasim.compare import ratio
 from hydrasim.dag import lower_bounds
 from hydrasim.planning import host_bytes
+from hydrasim.tables import job_rows
+from hydrasim.utilization import UTILIZATION_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
     from hydrasim.command import Event
     from hydrasim.compare import Comparison, Row
     from hydrasim.policies import Policy
+    from hydrasim.systems import System
     from hydrasim.timeline import Timeline
+    from hydrasim.workload import Workload
 
 _PIPE_WIDTH = 120  # columns when the output is no terminal
 _NUM_UPDATES = 200  # of a progress bar
@@ -90,21 +94,31 @@ def bound_s(inputs: Inputs) -> float:
 
 
 def result_fields(timeline: Timeline, inputs: Inputs) -> dict[str, Any]:
-    """Return a run's header and totals as JSON values; times in seconds, sizes in bytes."""
+    """Return a run's header and totals as JSON values; times in seconds, sizes in bytes.
+
+    bound_s is of plans, whose units are whole mini-batches: a rival system that splits these may beat it.
+    """
     least_s = bound_s(inputs)
     return {
         **timeline.header,
         "makespan_s": timeline.makespan_s,
         "bound_s": least_s,
         "ratio_to_bound": ratio(timeline.makespan_s, least_s),
-        "utilization": timeline.utilization(),
+        **utilization_fields(timeline),
         "moved_bytes": timeline.moved_bytes,
+        "peer_bytes": timeline.peer_bytes,
+        "disk_bytes": timeline.disk_bytes,
         "num_units": inputs.workload.num_units,
     }
 
 
+def utilization_fields(timeline: Timeline) -> dict[str, float]:
+    """Return the utilization of all devices by every definition: compute_busy_fraction and so on."""
+    return {f"{kind.replace('-', '_')}_fraction": timeline.utilization(kind=kind) for kind in UTILIZATION_KINDS}
+
+
 def summary(timeline: Timeline, inputs: Inputs) -> str:
-    """Say in one line what a run came to."""
+    """Say in one line what a run came to; idle is 1 - compute-busy, moved is between host and devices."""
     times = ratio(timeline.makespan_s, bound_s(inputs))
     bound = "" if times is None else f" ({times:.2f}x bound)"
     return (
@@ -121,7 +135,7 @@ def print_comparison(comparison: Comparison) -> None:
     """
     best = comparison.best
     print_table(
-        ("policy", "makespan", "x bound", "utilization", "moved", "loads"), list(map(_row_cells, comparison.rows))
+        ("policy", "makespan", "x bound", "compute-busy", "moved", "loads"), list(map(_row_cells, comparison.rows))
     )
     for row in comparison.rows:
         if row.error:
@@ -134,24 +148,20 @@ def print_comparison(comparison: Comparison) -> None:
 
 def plan_fields(inputs: Inputs, predicted: Timeline) -> dict[str, Any]:
     """Return what a plan takes, job by job, as JSON values; times in seconds, sizes in bytes."""
-    jobs: dict[str, dict[str, Any]] = {
-        job.name: {
+    rows = {row.job: row for row in job_rows(predicted)}
+    jobs = [
+        {
             "name": job.name,
             "shard_bytes": [shard.state_bytes for shard in job.shards],
             "num_units": job.num_units,
             "host_bytes": host_bytes(job),
-            "compute_s": 0.0,
-            "moved_bytes": 0,
-            "end_s": 0.0,
+            "compute_s": rows[job.name].compute_s,
+            "moved_bytes": rows[job.name].moved_bytes,
+            "end_s": rows[job.name].end_s,
         }
         for job in inputs.workload.jobs
-    }
-    for span in predicted.spans:
-        fields = jobs[span.job]
-        fields["moved_bytes"] += span.nbytes
-        fields["compute_s"] += span.duration_s if span.kind == "compute" else 0.0
-        fields["end_s"] = max(fields["end_s"], span.end_s)
-    return {"jobs": list(jobs.values()), "host_bytes": sum(fields["host_bytes"] for fields in jobs.values())}
+    ]
+    return {"jobs": jobs, "host_bytes": sum(host_bytes(job) for job in inputs.workload.jobs)}
 
 
 def print_plan(inputs: Inputs, predicted: Timeline) -> None:
@@ -176,12 +186,12 @@ def print_plan(inputs: Inputs, predicted: Timeline) -> None:
         )
         for index, device in enumerate(inputs.cluster.devices)
     ]
-    print_table(("device", "peak", "memory", "utilization"), devices)
+    print_table(("device", "peak", "memory", "compute-busy"), devices)
     typer.echo(f"host memory: {size(fields['host_bytes'])} for state and boundaries")
 
 
-def policy_fields(policy: type[Policy]) -> dict[str, str]:
-    """Return the first line of a policy's docstring, and where the policy comes from."""
+def policy_fields(policy: type[Policy | System]) -> dict[str, str]:
+    """Return the first line of the docstring of a policy or a system, and where it comes from."""
     text = inspect.cleandoc(policy.__doc__ or "")
     source = text.partition("Source:")[2].partition("\n\n")[0]
     return {"summary": text.partition("\n")[0], "source": " ".join(source.split())}
@@ -190,7 +200,7 @@ def policy_fields(policy: type[Policy]) -> dict[str, str]:
 def save_timeline(
     named: Sequence[tuple[str, Timeline]], output: Path | None, gantt: Path | None, trace: Path | None
 ) -> None:
-    """Write the first timeline as JSON lines, and all of them as a picture and as a trace."""
+    """Write the first timeline as JSON lines or Parquet, and all of them as a picture and as a trace."""
     if output is not None:
         named[0][1].write(output)
     if gantt is not None:
@@ -206,16 +216,31 @@ def save_timeline(
 @contextmanager
 def unit_progress(num_units: int, what: str, *, quiet: bool) -> Iterator[Callable[[Event], None] | None]:
     """Show how many units are done on standard error; yields the `on_event` that a run is to call."""
-    with step_progress(num_units, what, quiet=quiet) as advance:
+    with _progress(Kind.COMPUTE, num_units, what, quiet=quiet) as on_event:
+        yield on_event
+
+
+@contextmanager
+def minibatch_progress(workload: Workload, what: str, *, quiet: bool) -> Iterator[Callable[[Event], None] | None]:
+    """Show how many mini-batches were fetched, for rival systems, which have units of their own."""
+    num_minibatches = sum(job.num_minibatches for job in workload.jobs)
+    with _progress(Kind.FETCH, num_minibatches, what, quiet=quiet) as on_event:
+        yield on_event
+
+
+@contextmanager
+def _progress(kind: Kind, total: int, what: str, *, quiet: bool) -> Iterator[Callable[[Event], None] | None]:
+    """Show how many commands of a kind are done."""
+    with step_progress(total, what, quiet=quiet) as advance:
         if advance is None:
             yield None
             return
-        stride = max(1, num_units // _NUM_UPDATES)
+        stride = max(1, total // _NUM_UPDATES)
         num_done = 0
 
         def on_event(event: Event) -> None:
             nonlocal num_done
-            if isinstance(event, Finished) and event.command.kind is Kind.COMPUTE:
+            if isinstance(event, Finished) and event.command.kind is kind:
                 num_done += 1
                 if num_done % stride == 0:
                     advance(stride)

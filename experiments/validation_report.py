@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = dict(zip(CAUSES, ("#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#009E73", "#8A8F98"), strict=True))
+_COLOURS = {
+    "compute": "#0072B2", "h2d": "#E69F00", "d2h": "#D55E00", "peer": "#56B4E9", "disk": "#F0E442", "host": "#CC79A7",
+    "wait": "#009E73", "overhead": "#8A8F98",
+}  # fmt: skip
 _INK = "#333333"
 
 
@@ -56,7 +59,8 @@ def markdown(validation: Validation) -> str:
         "",
         "Simulated minus measured, in % of the measured makespan; a row adds up to the error of the mean run. Every "
         "moment of a device has one cause: it computes, or its next unit waits for a copy in (h2d) or out (d2h), for "
-        "its loader (host), for another device or its turn (wait), or to be dispatched (overhead).",
+        "what devices send (peer), the disk, its loader (host), for another device or its turn (wait), or to be "
+        "dispatched (overhead).",
         "",
         *_table(("plan", *CAUSES), (_residual_row(case, plan) for case in validation.cases for plan in case.plans)),
     ]

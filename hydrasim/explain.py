@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Cause = Literal["data", "lane", "decision"]
 _CHAIN_LENGTH = 6  # links of the chain that are told
+_UNIT_KINDS = {Kind.COMPUTE.value, Kind.UPDATE.value}
 _NUM_COMPARED = 10_000  # spellings looked at for a unit that is not there; more would take seconds
 
 
@@ -32,7 +33,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A unit's compute span, all that it waited for, latest first, and the critical chain behind it.
+    """A unit's compute or update span, all that it waited for, latest first, and the critical chain behind it.
 
     label, policy: what run it was; planned: it followed a plan, which leaves a device one unit to choose.
     """
@@ -47,8 +48,9 @@ class Explanation:
     def text(self) -> str:
         """Return the explanation in sentences, a few lines long."""
         span = self.span
+        where = "the host for " if span.kind == Kind.UPDATE.value else ""
         lines = [
-            f"{span.unit} ran on device {span.device} from {span.start_s:.6g} s to {span.end_s:.6g} s "
+            f"{span.unit} ran on {where}device {span.device} from {span.start_s:.6g} s to {span.end_s:.6g} s "
             f"({span.duration_s:.6g} s), {self.label} under {self.policy}.",
             f"Chosen from: {', '.join(span.eligible) or 'not recorded'}{' (as planned)' if self.planned else ''}.",
             "It had to wait for:" if self.waited_for else "It had to wait for nothing.",
@@ -84,10 +86,9 @@ class WaitGraph:
         self._before: dict[int, Span] = {}
         last: dict[tuple[int | str, str], Span] = {}
         for span in sorted(timeline.spans, key=lambda span: span.number):
-            lane = (span.job if span.device == HOST else span.device), span.lane
-            if lane in last:
-                self._before[span.number] = last[lane]
-            last[lane] = span
+            if span.lane_key in last:
+                self._before[span.number] = last[span.lane_key]
+            last[span.lane_key] = span
         self._computes = [span for span in timeline.spans if span.kind == Kind.COMPUTE.value]
 
     def followed(self, span: Span) -> list[Span]:
@@ -126,7 +127,7 @@ def explain(timeline: Timeline, unit_text: str) -> Explanation:
     Raises:
         TimelineError: the timeline has no such unit; the message names the nearest ones.
     """
-    spans = {span.unit: span for span in timeline.spans if span.kind == Kind.COMPUTE.value}
+    spans = {span.unit: span for span in timeline.spans if span.kind in _UNIT_KINDS}
     if unit_text not in spans:
         near = _near(unit_text, list(spans))
         hint = f"did you mean {' or '.join(near)}?" if near else "write it as job/F0#17."
@@ -141,8 +142,9 @@ def explain(timeline: Timeline, unit_text: str) -> Explanation:
 
 def name_of(span: Span) -> str:
     """Name a command and its lane in a few words."""
-    where = "host" if span.device == HOST else f"{span.lane}:{span.device}"
-    return f"{span.kind} {span.block or span.unit} on {where}"
+    where = span.lane if span.device == HOST else f"{span.lane}:{span.device}"
+    target = "" if span.peer == HOST else f" to device {span.peer}"
+    return f"{span.kind} {span.block or span.unit} on {where}{target}"
 
 
 def _near(text: str, units: list[str]) -> list[str]:

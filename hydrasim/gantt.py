@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from hydrasim.command import HOST, Lane
+from hydrasim.command import HOST, Kind, Lane
 from hydrasim.errors import HydraError, TimelineError
 from hydrasim.workload import ShardUnit
 
@@ -25,18 +26,23 @@ Colour = tuple[float, float, float]
 # shade) for a few jobs, Paul Tol's "muted" for some more; beyond that a walk along viridis.
 _FEW = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _SOME = ("#332288", "#88CCEE", "#117733", "#DDCC77", "#CC6677", "#44AA99", "#882255", "#999933", "#AA4499")
-_TINT = {"F": 0.45, "L": 0.0, "B": -0.28}  # towards white above 0, towards black below
+_TINT = {"F": 0.45, "L": 0.0, "B": -0.28, "U": -0.6}  # towards white above 0, towards black below
+_PHASES = {"F": "forward", "L": "forward + backward", "B": "backward", "U": "update"}
 _INK = "#333333"
 _FAINT = "#8A8F98"
 
 _WIDTH_INCHES = 12.0
-_ROW_INCHES = {Lane.COMPUTE.value: 0.46, Lane.H2D.value: 0.15, Lane.D2H.value: 0.15}
+_ROW_INCHES = {lane.value: 0.46 if lane is Lane.COMPUTE else 0.15 for lane in Lane}
+_DEVICE_LANES = [lane.value for lane in (Lane.COMPUTE, Lane.H2D, Lane.D2H, Lane.PEER, Lane.HOST)]
+_UNIT_KINDS = {Kind.COMPUTE.value, Kind.UPDATE.value}
 _GAP_INCHES = 0.16  # below a device's last row
 _HEAD_INCHES, _FOOT_INCHES, _LEGEND_INCHES = 0.62, 0.62, 0.22  # above a panel; below all; a legend's row
 _LEFT_INCHES, _RIGHT_INCHES = 0.9, 0.35
 _LETTER_INCHES = 0.075  # width of a character of a bar's text
 _EDGED_INCHES = 0.03  # narrower bars get no white edge: it would hide them
-_LEGEND_COLUMNS, _MAX_LEGEND = 8, 16
+_SLIVER_INCHES = 1 / 100  # a narrower bar is hard to see
+_LEGEND_COLUMNS, _MAX_LEGEND, _LONGEST_NAME = 8, 16, 40
+_PATCH_INCHES = 0.45  # width of an entry of a legend beside its name
 
 
 @dataclass(frozen=True)
@@ -55,9 +61,9 @@ class _Row:
 def draw(timelines: Sequence[tuple[str, Timeline]], path: Path | None = None) -> Figure:
     """Draw named timelines under each other; write the picture to a file when a path is given.
 
-    Forward units are light, backward units dark, fused last units in between; copies are thin rows under
-    their device's computations and are left out where nothing was copied. The file's format follows from
-    its suffix (png, pdf, svg).
+    Forward units are light, backward units dark, fused last units in between, updates darkest. Copies, sends
+    and host-side updates are thin rows under their device's computations, and the disk is a row under all
+    devices; rows that would stay empty are left out. The file's format follows from its suffix (png, pdf, svg).
 
     Raises:
         TimelineError: there is nothing to draw. HydraError: the file cannot be written.
@@ -70,7 +76,9 @@ def draw(timelines: Sequence[tuple[str, Timeline]], path: Path | None = None) ->
     rows = [_rows(timeline) for _, timeline in timelines]
     heights = [panel[-1].top + panel[-1].height + _GAP_INCHES for panel in rows]
     colours = _colours(timelines)
-    foot = _FOOT_INCHES + _LEGEND_INCHES * -(-min(len(colours), _MAX_LEGEND) // _LEGEND_COLUMNS)
+    phases = _phases(timelines)
+    names, columns = _legend(list(colours), phases)
+    foot = _FOOT_INCHES + _LEGEND_INCHES * -(-len(names) // columns)
     inches = sum(heights) + _HEAD_INCHES * len(heights) + foot
     figure = Figure(figsize=(_WIDTH_INCHES, inches), facecolor="white")
     FigureCanvasAgg(figure)
@@ -86,32 +94,48 @@ def draw(timelines: Sequence[tuple[str, Timeline]], path: Path | None = None) ->
         _frame(axes, _title(name, timeline), timeline.makespan_s, panel)
         axes.tick_params(labelbottom=timeline is timelines[-1][1])
     axes.set_xlabel("time [s]", color=_INK, fontsize=10)
-    _legends(figure, colours, _phases(timelines), inches)
+    _legends(figure, {name: colours.get(job) for job, name in names.items()}, columns, phases, inches)
     if path is not None:
         _save(figure, path)
     return figure
 
 
 def _bars(axes: Axes, timeline: Timeline, rows: list[_Row], colours: dict[str, Colour], inches_per_s: float) -> None:
-    """Draw every span of a device as a box in its lane's row."""
+    """Draw every span of a device or of the disk as a box in its lane's row."""
     from matplotlib.collections import PolyCollection
 
     place = {(row.device, row.lane): row for row in rows}
     boxes, faces, edges = [], [], []
+    ends_s = _visible_ends_s(timeline, inches_per_s)
     for span in timeline.spans:
         row = place.get((span.device, span.lane))
         if row is None:
             continue
-        copy = span.kind != "compute"
+        end_s = ends_s[span.number]
+        copy = span.kind not in _UNIT_KINDS
         # A copy that occupies the compute lane is drawn as thin as one that does not.
         inset = 0.3 * row.height if copy and row.lane == Lane.COMPUTE.value else 0.0
         low, high = row.top + inset, row.top + row.height - inset
-        boxes.append([(span.start_s, low), (span.end_s, low), (span.end_s, high), (span.start_s, high)])
+        boxes.append([(span.start_s, low), (end_s, low), (end_s, high), (span.start_s, high)])
         faces.append(_tinted(colours[span.job], 0.2 if copy else _TINT[ShardUnit.parse(span.unit).phase.value]))
         edges.append(0.5 if span.duration_s * inches_per_s > _EDGED_INCHES else 0.0)
     for row in rows:
         axes.axhspan(row.top, row.top + row.height, color="#F3F4F6", zorder=0, linewidth=0)
-    axes.add_collection(PolyCollection(boxes, facecolors=faces, edgecolors="white", linewidths=edges, zorder=2))
+    # Snapped to pixels, narrow bars would vanish or double their width; unsnapped, a crowd of them fades to its share.
+    axes.add_collection(
+        PolyCollection(boxes, facecolors=faces, edgecolors="white", linewidths=edges, zorder=2, snap=False)
+    )
+
+
+def _visible_ends_s(timeline: Timeline, inches_per_s: float) -> dict[int, float]:
+    """Return by span number where its bar ends: one too narrow to be seen is widened if its lane has room there."""
+    sliver_s = _SLIVER_INCHES / inches_per_s
+    ends_s, free_s = {}, dict[tuple[int | str, str], float]()
+    for span in sorted(timeline.spans, key=lambda span: (span.start_s, span.end_s), reverse=True):
+        has_room = free_s.get(span.lane_key, math.inf) - span.start_s > 2 * sliver_s
+        ends_s[span.number] = max(span.end_s, span.start_s + sliver_s) if has_room else span.end_s
+        free_s[span.lane_key] = span.start_s
+    return ends_s
 
 
 def _texts(axes: Axes, timeline: Timeline, rows: list[_Row], colours: dict[str, Colour], inches_per_s: float) -> None:
@@ -156,16 +180,18 @@ def _frame(axes: Axes, title: str, makespan_s: float, rows: list[_Row]) -> None:
 
 
 def _rows(timeline: Timeline) -> list[_Row]:
-    """Lay out the lanes of every device, computations first; copy lanes only where something was copied."""
-    used = {span.lane for span in timeline.spans if span.device != HOST}
-    lanes = [lane for lane in _ROW_INCHES if lane in used or lane == Lane.COMPUTE.value]
+    """Lay out the lanes of every device, computations first; other lanes only where something took time."""
+    used = {(span.device, span.lane) for span in timeline.spans if span.duration_s > 0}
     rows: list[_Row] = []
     top = 0.06
     for device in range(timeline.num_devices):
-        for lane in lanes:
-            rows.append(_Row(device, lane, top))
-            top += _ROW_INCHES[lane] + 0.03
+        for lane in _DEVICE_LANES:
+            if lane == Lane.COMPUTE.value or (device, lane) in used:
+                rows.append(_Row(device, lane, top))
+                top += _ROW_INCHES[lane] + 0.03
         top += _GAP_INCHES
+    if (HOST, Lane.DISK.value) in used:
+        rows.append(_Row(HOST, Lane.DISK.value, top))
     return rows
 
 
@@ -175,23 +201,32 @@ def _title(name: str, timeline: Timeline) -> str:
     label = str(header.get("label", ""))
     policy = header.get("planned_by") or header.get("policy", "")
     parts = [name, *(part for part in (label, policy) if part and part not in name)]
-    return "   ·   ".join([*parts, f"utilization {100 * timeline.utilization():.0f} %"])
+    return "   ·   ".join([*parts, f"compute-busy {100 * timeline.utilization():.0f} %"])
 
 
-def _legends(figure: Figure, colours: dict[str, Colour], phases: list[str], inches: float) -> None:
+def _legend(jobs: list[str], phases: list[str]) -> tuple[dict[str, str], int]:
+    """Return the legend's entries by job, and in how many columns they fit beside the phases."""
+    step = -(-len(jobs) // (_MAX_LEGEND - 1)) if len(jobs) > _MAX_LEGEND else 1
+    names = {job: job if len(job) <= _LONGEST_NAME else f"{job[:_LONGEST_NAME]}..." for job in jobs[::step]}
+    if step > 1:
+        names[""] = f"(of {len(jobs)})"
+    room = _WIDTH_INCHES - _LEFT_INCHES - _RIGHT_INCHES - sum(_entry_inches(_PHASES[phase]) for phase in phases)
+    fitting = int(room / max(map(_entry_inches, names.values())))
+    return names, max(1, min(len(names), _LEGEND_COLUMNS, fitting))
+
+
+def _entry_inches(name: str) -> float:
+    return _LETTER_INCHES * len(name) + _PATCH_INCHES
+
+
+def _legends(figure: Figure, names: dict[str, Colour | None], columns: int, phases: list[str], inches: float) -> None:
     """Write the jobs' colours at the left and the phases' shades at the right of the foot."""
     from matplotlib.patches import Patch
 
-    jobs = list(colours.items())
-    step = -(-len(jobs) // (_MAX_LEGEND - 1)) if len(jobs) > _MAX_LEGEND else 1
-    handles = [Patch(facecolor=colour, label=job) for job, colour in jobs[::step]]
-    if step > 1:
-        handles.append(Patch(facecolor="white", label=f"(of {len(jobs)})"))
-    columns = min(len(handles), _LEGEND_COLUMNS)
+    handles = [Patch(facecolor=colour or "white", label=name) for name, colour in names.items()]
     by_row = [handle for column in range(columns) for handle in handles[column::columns]]
     grey: Colour = (0.5, 0.5, 0.5)
-    names = {"F": "forward", "L": "forward + backward", "B": "backward"}
-    shades = [Patch(facecolor=_tinted(grey, _TINT[phase]), label=names[phase]) for phase in phases]
+    shades = [Patch(facecolor=_tinted(grey, _TINT[phase]), label=_PHASES[phase]) for phase in phases]
     left, right = _LEFT_INCHES / _WIDTH_INCHES, 1 - _RIGHT_INCHES / _WIDTH_INCHES
     groups: list[tuple[list[Patch], int, Literal["lower left", "lower right"], float]]
     groups = [(by_row, columns, "lower left", left), (shades, len(shades), "lower right", right)]
@@ -203,8 +238,8 @@ def _legends(figure: Figure, colours: dict[str, Colour], phases: list[str], inch
 
 
 def _phases(timelines: Sequence[tuple[str, Timeline]]) -> list[str]:
-    computes = (span for _, timeline in timelines for span in timeline.spans if span.kind == "compute")
-    found = {ShardUnit.parse(span.unit).phase.value for span in computes}
+    units = (span for _, timeline in timelines for span in timeline.spans if span.kind in _UNIT_KINDS)
+    found = {ShardUnit.parse(span.unit).phase.value for span in units}
     return [phase for phase in _TINT if phase in found]
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydrasim.command import HOST, Finished, Kind, Lane
-from hydrasim.errors import TimelineError
+from hydrasim.utilization import UtilizationKind, utilization
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,8 @@ class Span:
     """A command that happened. Times are seconds since the run began; device -1 is the host.
 
     issued_s: when the backend got it; start_s: when its lane took it up. cause: number of the command whose
-    end made the orchestrator issue this one, -1 for none.
+    end made the orchestrator issue this one, -1 for none. live_bytes: for a compute, how much of its device's
+    arena held live blocks once its unit was bound. peer: for a send, the device that receives, -1 for none.
     """
 
     number: int
@@ -38,6 +39,8 @@ class Span:
     eligible: tuple[str, ...] = ()
     issued_s: float = 0.0
     cause: int = -1
+    live_bytes: int = 0
+    peer: int = HOST
 
     @property
     def duration_s(self) -> float:
@@ -69,6 +72,8 @@ class Span:
             tuple(map(str, command.eligible)),
             event.issued_s,
             cause,
+            command.live_bytes,
+            command.peer,
         )
 
 
@@ -90,18 +95,32 @@ class Timeline:
     def num_devices(self) -> int:
         return int(self.header.get("num_devices", 0)) or 1 + max((span.device for span in self.spans), default=0)
 
+    @cached_property
+    def by_device(self) -> dict[int, list[Span]]:
+        """The spans of every device, and of the host as device -1."""
+        found: dict[int, list[Span]] = {device: [] for device in range(HOST, self.num_devices)}
+        for span in self.spans:
+            found[span.device].append(span)
+        return found
+
     @property
     def moved_bytes(self) -> int:
         """Bytes copied between host and devices, both directions."""
-        return sum(span.nbytes for span in self.spans if span.device != HOST)
+        return self._bytes_of(Kind.LOAD, Kind.STORE)
 
-    @cached_property
-    def _compute_s(self) -> dict[int, float]:
-        busy = dict.fromkeys(range(self.num_devices), 0.0)
-        for span in self.spans:
-            if span.kind == Kind.COMPUTE.value:
-                busy[span.device] += span.duration_s
-        return busy
+    @property
+    def peer_bytes(self) -> int:
+        """Bytes sent from device to device, those of collectives included."""
+        return self._bytes_of(Kind.SEND, Kind.GATHER)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes read from and written to disk."""
+        return self._bytes_of(Kind.READ, Kind.WRITE)
+
+    def _bytes_of(self, *kinds: Kind) -> int:
+        names = {kind.value for kind in kinds}
+        return sum(span.nbytes for span in self.spans if span.kind in names)
 
     def ready_s(self) -> dict[int, float]:
         """Return by span number when the span could have begun: issued, its lane free, what it follows done."""
@@ -120,13 +139,9 @@ class Timeline:
         end_s = {span.number: span.end_s for span in self.spans}
         return {s.number: max(0.0, s.issued_s - end_s[s.cause]) for s in self.spans if s.cause in end_s}
 
-    def utilization(self, device: int | None = None) -> float:
-        """Return the compute-busy share of the makespan, of one device or averaged over all."""
-        if not self.makespan_s:
-            return 0.0
-        if device is None:
-            return sum(self._compute_s.values()) / (self.num_devices * self.makespan_s)
-        return self._compute_s[device] / self.makespan_s
+    def utilization(self, device: int | None = None, kind: UtilizationKind = "compute-busy") -> float:
+        """Return a share of the makespan, of one device or averaged over all; see `hydrasim.utilization`."""
+        return utilization(self, device, kind)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a span, columns named as the fields of Span."""
@@ -144,41 +159,28 @@ class Timeline:
         return "\n".join(lines) + "\n"
 
     def write(self, path: Path) -> None:
-        from hydrasim.disk import write_text
+        """Write a file: Parquet if its name ends in .parquet, else JSON lines, packed if it ends in .gz."""
+        from hydrasim.timeline_file import write
 
-        write_text(path, self.to_lines())
+        write(self, path)
 
     @classmethod
     def read(cls, path: Path) -> Timeline:
-        """Read a JSON-lines timeline.
+        """Read a file that `write` wrote.
 
         Raises:
             TimelineError: the file is missing, malformed or of another version.
         """
-        from hydrasim.disk import read_text
-        from hydrasim.files import parse_line
-        from hydrasim.schemas import SpanFile, TimelineHeader
+        from hydrasim.timeline_file import read
 
-        lines = read_text(path, TimelineError).splitlines()
-        if not lines:
-            raise TimelineError(f"{path} is empty; a timeline starts with a header line.")
-        header = parse_line(path, 1, lines[0], TimelineHeader, TimelineError).model_dump(exclude_unset=True)
-        header.pop("version")
-        spans = [
-            Span(**parse_line(path, number, line, SpanFile, TimelineError).model_dump())
-            for number, line in enumerate(lines[1:], 2)
-        ]
-        timeline = cls(tuple(spans), header)
-        for number, span in enumerate(spans, 2):
-            if not (HOST if span.kind == Kind.FETCH.value else 0) <= span.device < timeline.num_devices:
-                raise TimelineError(
-                    f"{path}, line {number}: device: a {span.kind} on device {span.device}; "
-                    f"there are {timeline.num_devices} devices."
-                )
-        return timeline
+        return read(path)
+
+
+_DEFAULTS: dict[str, Any] = {
+    name: field.default for name, field in Span.__dataclass_fields__.items() if field.default is not MISSING
+}
 
 
 def _compact(span: Span) -> dict[str, Any]:
     """Leave out fields that are as by default: most spans have no block, or no alternatives."""
-    defaults = {"block": "", "nbytes": 0, "after": (), "eligible": (), "issued_s": 0.0, "cause": -1}
-    return {key: value for key, value in asdict(span).items() if key not in defaults or value != defaults[key]}
+    return {key: value for key, value in asdict(span).items() if key not in _DEFAULTS or value != _DEFAULTS[key]}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hydrasim import Cluster, Device, Mechanism, Timeline, simulate
-from hydrasim.causes import CAUSES, seconds_by_cause
+from hydrasim.causes import CAUSES, causes_by_device, seconds_by_cause
+from hydrasim.command import Kind
 from hydrasim.timeline import Span
 from tests.worlds import BYTE_A_SECOND, Script, devices, heavy, job, workload
 
@@ -49,6 +50,53 @@ def test_from_the_end_that_caused_it_to_its_issue_a_unit_is_dispatched():
         Span(1, "compute", 0, "compute", "A/L1#0", 2.5, 3.0, issued_s=2.5, cause=0),
     )
     assert split(Timeline(spans, {"num_devices": 2})) == {"wait": (2.0 + 1.0) / 2, "overhead": 0.25, "compute": 1.25}
+
+
+def test_a_load_that_follows_the_disk_waits_for_the_disk_first():
+    # disk  W R . .      room is made, the state is read; then it is loaded, and computes
+    # gpu0  . . L C
+    spans = (
+        Span(0, "write", -1, "disk", "B/F0#0", 0.0, 1.0),
+        Span(1, "read", -1, "disk", "A/F0#0", 1.0, 2.0, after=(0,)),
+        Span(2, "load", 0, "h2d", "A/F0#0", 2.0, 3.0, after=(1,)),
+        Span(3, "compute", 0, "compute", "A/F0#0", 3.0, 4.0, after=(2,)),
+    )
+    assert split(Timeline(spans, {"num_devices": 1})) == {"disk": 2.0, "h2d": 1.0, "compute": 1.0}
+
+
+def test_what_a_device_waits_for_before_a_send_is_the_others_turn():
+    # gpu0  C C P .      gpu1 waits for two seconds of work and one of sending
+    # gpu1  . . . C
+    spans = (
+        Span(0, "compute", 0, "compute", "A/F0#0", 0.0, 2.0),
+        Span(1, "send", 0, "peer", "A/F0#0", 2.0, 3.0, after=(0,), peer=1),
+        Span(2, "compute", 1, "compute", "A/L1#0", 3.0, 4.0, after=(1,)),
+    )
+    assert causes_by_device(Timeline(spans, {"num_devices": 2})) == [
+        dict.fromkeys(CAUSES, 0.0) | {"wait": 1.0, "peer": 1.0, "compute": 2.0},
+        dict.fromkeys(CAUSES, 0.0) | {"wait": 2.0, "peer": 1.0, "compute": 1.0},
+    ]
+
+
+def test_an_update_on_the_host_is_waited_for_and_may_come_last():
+    # gpu0  C S U L C S U W      the second unit needs what the first update left; at last the disk is written
+    kinds = [("compute", "compute"), ("store", "d2h"), ("update", "host"), ("load", "h2d")] * 2
+    spans = [
+        Span(i, kind, 0, lane, "A/L0#0", i, i + 1.0, after=(i - 1,) if i else ())
+        for i, (kind, lane) in enumerate(kinds)
+    ]
+    spans[7] = Span(7, "write", -1, "disk", "A/L0#0", 7.0, 8.0, after=(6,))
+    found = split(Timeline(tuple(spans), {"num_devices": 1}))
+    assert found == {"compute": 2.0, "host": 3.0, "h2d": 1.0, "d2h": 1.0, "disk": 1.0}
+
+
+def test_every_kind_of_command_has_a_cause():
+    for kind in Kind:
+        spans = (
+            Span(0, kind.value, 0, "host", "A/F0#0", 0.0, 1.0),
+            Span(1, "compute", 0, "compute", "A/F0#0", 1.0, 2.0, after=(0,)),
+        )
+        assert sum(split(Timeline(spans, {"num_devices": 1})).values()) == 2.0
 
 
 @pytest.mark.parametrize("policy", ["random", "one-model-spilling", "sharded-lrtf"])

@@ -77,6 +77,31 @@ def test_model_parallelism_keeps_a_device_waiting():
     assert "queued behind compute A/L0#0" in explain(timeline, "B/L0#0").text()
 
 
+def test_disk_peers_and_updates_are_named():
+    # disk      R . . .      one queue, whoever it serves
+    #           . R . .
+    # h2d:0     . . L .
+    # host:0    . . . U      the update waits for the load and for what device 1 sends
+    spans = (
+        Span(0, "read", -1, "disk", "B/F0#0", 0.0, 1.0, "B/w0"),
+        Span(1, "read", -1, "disk", "A/F0#0", 1.0, 2.0, "A/w0"),
+        Span(2, "load", 0, "h2d", "A/F0#0", 2.0, 3.0, "A/w0", after=(1,)),
+        Span(3, "send", 1, "peer", "A/B1#0", 1.0, 2.5, "A/g0#0", peer=0),
+        Span(4, "update", 0, "host", "A/U0#0", 3.0, 4.0, after=(2, 3)),
+    )
+    assert explain(Timeline(spans, HEADER), "A/U0#0").text().splitlines() == [
+        "A/U0#0 ran on the host for device 0 from 3 s to 4 s (1 s), simulated under resident-lrtf.",
+        "Chosen from: not recorded.",
+        "It had to wait for:",
+        "  load A/w0 on h2d:0, over at 3 s (its data or memory)",
+        "  send A/g0#0 on peer:1 to device 0, over at 2.5 s (its data or memory)",
+        "Why not earlier:",
+        "  A/U0#0 waited 3 s for load A/w0 on h2d:0 (2 s to 3 s),",
+        "    which waited 2 s for read A/w0 on disk (1 s to 2 s),",
+        "      which queued behind read B/w0 on disk (0 s to 1 s).",
+    ]
+
+
 def test_an_unknown_unit_comes_with_near_ones():
     with pytest.raises(TimelineError, match=r"no unit 'A/F0#11' among its 3; did you mean A/F0#1"):
         explain(TIMELINE, "A/F0#11")

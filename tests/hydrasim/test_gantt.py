@@ -10,6 +10,7 @@ from hydrasim.errors import HydraError, TimelineError
 from hydrasim.gantt import draw
 from hydrasim.planning import make_plan
 from hydrasim.presets import make_preset
+from hydrasim.timeline import Span
 
 FIG6 = make_preset("paper-fig6")
 
@@ -43,7 +44,7 @@ def test_panels_share_one_time_axis():
 
 def test_the_title_says_label_and_policy():
     (axes,) = draw([("run 1", fig6("task-parallel"))]).axes
-    assert axes.get_title(loc="left") == "run 1   ·   simulated   ·   task-parallel   ·   utilization 75 %"
+    assert axes.get_title(loc="left") == "run 1   ·   simulated   ·   task-parallel   ·   compute-busy 75 %"
     (axes,) = draw([("measured", spilling())]).axes
     assert "measured" in axes.get_title(loc="left")
     assert "fifo" in axes.get_title(loc="left")  # who planned, not follow-plan
@@ -61,6 +62,52 @@ def test_copy_rows_are_left_out_where_nothing_is_copied():
         "h2d",
         "d2h",
     ]
+
+
+SYSTEM = Timeline(
+    (
+        Span(0, "read", -1, "disk", "A/F0#0", 0.0, 1.0),
+        Span(1, "compute", 0, "compute", "A/F0#0", 0.0, 1.0),
+        Span(2, "send", 0, "peer", "A/F0#0", 1.0, 2.0, peer=1),
+        Span(3, "compute", 1, "compute", "A/L1#0", 2.0, 3.0),
+        Span(4, "update", 1, "host", "A/U1#0", 3.0, 4.0),
+        Span(5, "compute", 0, "compute", "A/U0#0", 3.0, 4.0),
+        Span(6, "load", 1, "h2d", "A/F0#0", 1.0, 1.0),
+    ),
+    {"num_devices": 2},
+)
+
+
+def test_peer_host_and_disk_have_rows_where_they_take_time():
+    figure = draw([("gpipe", SYSTEM)])
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["device 0", "peer", "device 1", "host", "disk"]
+    assert len(figure.axes[0].collections[0].get_paths()) == 6
+    assert [text.get_text() for text in figure.legends[1].get_texts()] == [
+        "forward", "forward + backward", "update"
+    ]  # fmt: skip
+
+
+def test_a_lone_sliver_is_widened_and_a_crowd_keeps_its_share():
+    lone = Timeline(
+        (Span(0, "compute", 0, "compute", "A/F0#0", 0.0, 1e-6), Span(1, "store", 0, "d2h", "A/F0#0", 1e-6, 4.0))
+    )
+    crowd = Timeline(tuple(Span(i, "compute", 0, "compute", "A/F0#0", i, i + 0.5) for i in range(10_000)))
+    for timeline, is_widened in ((lone, True), (crowd, False)):
+        (axes,) = draw([("simulated", timeline)]).axes
+        first = axes.collections[0].get_paths()[0].vertices[:, 0]
+        assert (first.max() - first.min() > timeline.spans[0].duration_s) == is_widened
+
+
+def test_long_names_leave_the_legends_apart():
+    names = [f"bert-large-uncased-lr{index}e-5-{'x' * 40}" for index in range(12)]
+    workload = Workload(tuple(TrainingJob(name, (Shard(1.0, 1.0),), 1) for name in names))
+    figure = draw([("simulated", simulate(workload, Cluster.of(1, Device(1)), "fifo", effects="theory"))])
+    figure.canvas.draw()
+    jobs, phases = (legend.get_window_extent() for legend in figure.legends)
+    assert jobs.x1 <= phases.x0
+    assert jobs.y1 <= figure.axes[0].xaxis.label.get_window_extent().y0
+    assert all(len(text.get_text()) == 43 for text in figure.legends[0].get_texts())
 
 
 def test_every_span_of_a_device_is_a_bar():

@@ -1,16 +1,14 @@
-"""Timelines: their numbers and their file."""
+"""Timelines: their spans and the numbers over them."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
-
-import pytest
 
 from hydrasim import Timeline, simulate
-from hydrasim.errors import TimelineError
+from hydrasim.command import Command, Finished, Kind, Lane
 from hydrasim.timeline import Span
-from tests.worlds import BYTE_A_SECOND, devices, fig6, heavy, workload
+from hydrasim.workload import ShardUnit
+from tests.worlds import devices, fig6, heavy, workload
 
 
 def span(number: int, device: int, start_s: float, end_s: float, kind: str = "compute", nbytes: int = 0) -> Span:
@@ -67,78 +65,26 @@ def test_the_frame_has_a_row_a_span():
     assert list(frame["end_s"]) == [2.0, 4.0]
 
 
-@pytest.mark.parametrize("effects", ["theory", "transfers"])
-def test_a_timeline_survives_its_file(tmp_path: Path, effects: str):
-    timeline = simulate(fig6(), devices(2, link=BYTE_A_SECOND), "sharded-lrtf", effects=effects)
-    path = tmp_path / "run.jsonl"
-    timeline.write(path)
-    assert Timeline.read(path) == timeline
-    assert Timeline.read(path).to_lines() == timeline.to_lines()
+def test_bytes_are_counted_by_where_they_move():
+    kinds = {"load": 1, "store": 2, "send": 4, "gather": 8, "read": 16, "write": 32, "update": 64, "fetch": 128}
+    spans = tuple(Span(i, kind, 0, "host", "A/F0#0", 0.0, 1.0, nbytes=n) for i, (kind, n) in enumerate(kinds.items()))
+    timeline = Timeline(spans, {"num_devices": 1})
+    assert (timeline.moved_bytes, timeline.peer_bytes, timeline.disk_bytes) == (3, 12, 48)
 
 
-def test_a_span_that_ends_at_zero_survives_its_file(tmp_path: Path):
-    # links are free by default, so a load at time 0 also ends there
-    timeline = simulate(workload(heavy("A")), devices(1), "fifo")
-    assert any(span.kind == "load" and span.end_s == 0.0 for span in timeline.spans)
-    timeline.write(tmp_path / "run.jsonl")
-    assert Timeline.read(tmp_path / "run.jsonl") == timeline
+def test_a_span_keeps_what_its_command_says():
+    unit = ShardUnit.parse("A/F0#0")
+    command = Command(7, Kind.SEND, 1, Lane.PEER, unit, (3,), nbytes=64, live_bytes=128, peer=2)
+    span = Span.of(Finished(command, 1.0, 2.0, 0.5), cause=3)
+    assert span == Span(7, "send", 1, "peer", "A/F0#0", 1.0, 2.0, "", 64, (3,), (), 0.5, 3, 128, 2)
 
 
-def lines_of(text: str) -> list[str]:
-    return text.splitlines()
+def test_a_compute_says_how_full_its_arena_is():
+    timeline = simulate(workload(heavy("A", blocks=2)), devices(1), "fifo")
+    assert [span.live_bytes for span in timeline.spans if span.kind == "compute"] == [128]
 
 
-def changed(line: str, **fields: object) -> str:
-    kept = {key: value for key, value in (json.loads(line) | fields).items() if value is not None}
-    return json.dumps(kept)
-
-
-@pytest.mark.parametrize(
-    ("header", "span_fields", "message"),
-    [
-        ({"version": 2}, {}, "line 1: version: Input should be 1"),
-        ({"version": None}, {}, "line 1: version: Field required"),
-        ({"num_devices": "many"}, {}, "line 1: num_devices: "),
-        ({"num_devices": -1}, {}, "line 1: num_devices: "),
-        ({}, {"start_s": None}, "line 2: start_s: Field required"),
-        ({}, {"end_s": "late"}, "line 2: end_s: Input should be a valid number"),
-        ({}, {"end_s": float("nan")}, "line 2: end_s: "),
-        ({}, {"kind": "sleep"}, "line 2: kind: "),
-        ({}, {"device": -2}, "line 2: device: "),
-        ({}, {"device": 2}, "line 2: device: .*2 devices"),
-        ({}, {"device": -1}, "line 2: device: "),
-        ({}, {"unit": "A/Z0#0"}, "line 2: unit: .*'A/Z0#0' is not a unit"),
-        ({}, {"colour": "red"}, "line 2: colour: Extra inputs are not permitted"),
-    ],
-)
-def test_a_malformed_timeline_is_refused_with_line_and_field(
-    tmp_path: Path, header: dict[str, object], span_fields: dict[str, object], message: str
-):
-    first, second, *_ = lines_of(TWO.to_lines())
-    path = tmp_path / "run.jsonl"
-    path.write_text(changed(first, **header) + "\n" + changed(second, **span_fields) + "\n")
-    with pytest.raises(TimelineError, match=message):
-        Timeline.read(path)
-
-
-def test_a_truncated_timeline_is_refused_wherever_it_breaks_off(tmp_path: Path):
-    text = TWO.to_lines()
-    path = tmp_path / "run.jsonl"
-    whole_lines = {len(text), len(text) - 1, *(i + d for i, c in enumerate(text) if c == "\n" for d in (0, 1))}
-    for length in sorted(set(range(len(text))) - whole_lines):
-        path.write_text(text[:length])
-        with pytest.raises(TimelineError, match=r"run\.jsonl"):
-            Timeline.read(path)
-
-
-@pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfe", b"null", b"[1]", b"{}", b"7\n"])
-def test_what_is_no_timeline_is_refused(tmp_path: Path, content: bytes):
-    path = tmp_path / "run.jsonl"
-    path.write_bytes(content)
-    with pytest.raises(TimelineError, match=r"run\.jsonl"):
-        Timeline.read(path)
-
-
-def test_a_missing_timeline_is_refused(tmp_path: Path):
-    with pytest.raises(TimelineError, match=r"cannot read .*run\.jsonl: No such file"):
-        Timeline.read(tmp_path / "run.jsonl")
+def test_lines_leave_out_what_is_as_by_default():
+    assert json.loads(TWO.to_lines().splitlines()[1]).keys() == {
+        "number", "kind", "device", "lane", "unit", "start_s", "end_s"
+    }  # fmt: skip
