@@ -12,10 +12,12 @@ from hydrasim.systems.passes import Passes
 from hydrasim.workload import Phase, ShardUnit, TrainingJob, Workload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from hydrasim.cluster import Cluster
+    from hydrasim.mechanism import Effects
     from hydrasim.profile import CostModel
+    from hydrasim.systems.run import SystemRun
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,12 @@ class System(ABC):
     def groups(self, workload: Workload, cluster: Cluster) -> list[tuple[int, ...]]:
         """Return the groups of devices that train a job each at a time; all devices together by default."""
         return [tuple(range(len(cluster.devices)))]
+
+    def training(self, workload: Workload, cluster: Cluster, costs: CostModel, effects: Effects) -> SystemRun:
+        """Return what trains a workload by this system: job after job on each of its groups, by default."""
+        from hydrasim.systems.run import SystemRun
+
+        return SystemRun(workload, cluster, self, costs, effects, self.groups(workload, cluster))
 
     @abstractmethod
     def memory_bytes(self, job: TrainingJob, cluster: Cluster, devices: Sequence[int]) -> list[int]:
@@ -69,8 +77,24 @@ class Build:
         self._costs, self._commands = costs, commands
 
     def fetch(self, minibatch: int) -> int:
-        """Have the loader produce a mini-batch; it works ahead of the training."""
+        """Have the loader produce a mini-batch; it works ahead of the training, whatever the barrier."""
         return self._emit(Kind.FETCH, Lane.HOST, HOST, minibatch, (), self._costs.fetch_s(self.job.name))
+
+    def move_in(self, state_bytes: Mapping[int, int]) -> None:
+        """Copy a job's state from host memory to where it stays, before all else; state_bytes: by device."""
+        loads = [self.load(device, nbytes, 0) for device, nbytes in state_bytes.items() if nbytes]
+        self.barrier = frozenset(loads) or self.barrier
+
+    def move_out(self, state_bytes: Mapping[int, int]) -> None:
+        """Copy a trained job's state back to host memory, after all else."""
+        last = self.job.num_minibatches - 1
+        for device, nbytes in state_bytes.items():
+            if nbytes:
+                self.store(device, nbytes, last)
+
+    def feed(self, device: int, nbytes: int, minibatch: int, fetched: int) -> int:
+        """Copy inputs or targets of a fetched mini-batch to a device, if there are any."""
+        return self.load(device, nbytes, minibatch, [fetched]) if nbytes else fetched
 
     def compute(
         self, device: int, phase: Phase, shard: int, minibatch: int, seconds: float, after: Iterable[int] = ()
@@ -92,32 +116,34 @@ class Build:
         self, source: int, target: int, nbytes: int, minibatch: int, after: Iterable[int] = (), shard: int = 0
     ) -> int:
         """Send bytes from one device to another."""
-        latency_s = _latency_s(self.cluster, source, target)
+        latency_s = self.cluster.send_latency_s(source, target)
         seconds = latency_s + nbytes / self.cluster.send_bytes_per_s(source, target)
         return self._emit(Kind.SEND, Lane.PEER, source, minibatch, after, seconds, nbytes, peer=target, shard=shard)
 
     def collective(
-        self, nbytes: int, minibatch: int, after: Iterable[int] = (), shard: int = 0, rounds: int = 1
-    ) -> list[int]:
-        """Exchange a tensor of so many bytes among all devices around a ring; return each device's part.
+        self, nbytes: int, minibatch: int, after: Iterable[int] = (), shard: int = 0, rounds: int = 1,
+        devices: Sequence[int] | None = None,
+    ) -> list[int]:  # fmt: skip
+        """Exchange a tensor of so many bytes among devices, all by default, around a ring; return each one's part.
 
         One round is an all-gather or a reduce-scatter: every device passes on (n - 1) / n of the tensor, in
         n - 1 steps; two are an all-reduce. All parts start together, when all that they follow is done.
 
         Source: Patarasuk and Yuan, Bandwidth optimal all-reduce algorithms (2009).
         """
-        count, after = len(self.devices), tuple(after)
+        members = self.devices if devices is None else tuple(devices)
+        count, after = len(members), tuple(after)
         steps, moved = rounds * (count - 1), rounds * nbytes * (count - 1) // count
-        ring = [(device, self.devices[(order + 1) % count]) for order, device in enumerate(self.devices)]
+        ring = [(device, members[(order + 1) % count]) for order, device in enumerate(members)]
         seconds = max(
-            steps * _latency_s(self.cluster, source, target) + moved / self.cluster.send_bytes_per_s(source, target)
+            steps * self.cluster.send_latency_s(source, target) + moved / self.cluster.send_bytes_per_s(source, target)
             if count > 1
             else 0.0
             for source, target in ring
         )
         return [
-            self._emit(Kind.GATHER, Lane.PEER, device, minibatch, after, seconds, moved, shard=shard)
-            for device in self.devices
+            self._emit(Kind.GATHER, Lane.PEER, source, minibatch, after, seconds, moved, peer=target, shard=shard)
+            for source, target in ring
         ]
 
     def update(self, device: int, nbytes: int, minibatch: int, after: Iterable[int] = (), shard: int = 0) -> int:
@@ -142,10 +168,8 @@ class Build:
         peer: int = HOST,
     ) -> int:
         unit = ShardUnit(self.job.name, phase, shard, minibatch)
-        command = Command(
-            self._commands.next, kind, device, lane, unit, tuple(sorted({*after, *self.barrier})), nbytes=nbytes,
-            peer=peer,
-        )  # fmt: skip
+        follows = tuple(sorted({*after, *(() if kind is Kind.FETCH else self.barrier)}))
+        command = Command(self._commands.next, kind, device, lane, unit, follows, nbytes=nbytes, peer=peer)
         self._commands.append(command, seconds)
         return command.number
 
@@ -166,11 +190,3 @@ class _Numbers:
     def take(self) -> list[Command]:
         commands, self._commands = self._commands, []
         return commands
-
-
-def _latency_s(cluster: Cluster, source: int, target: int) -> float:
-    """Return how long bytes from one device take to begin to arrive at another."""
-    out, back = cluster.devices[source].peer, cluster.devices[target].peer
-    if out is not None and back is not None:
-        return max(out.latency_s, back.latency_s)
-    return cluster.devices[source].d2h.latency_s + cluster.devices[target].h2d.latency_s

@@ -45,6 +45,9 @@ class DDP(System):
 
     def minibatch(self, build: Build, minibatch: int) -> None:
         shards = build.job.shards
+        state = sum(shard.state_bytes for shard in shards)
+        if not minibatch:
+            build.move_in(dict.fromkeys(build.devices, state))
         before = load_inputs(build, minibatch)
         for shard in range(len(shards)):
             before = self._run(build, Phase.FORWARD, shard, minibatch, before)
@@ -56,6 +59,8 @@ class DDP(System):
                 reduced = build.collective(full, minibatch, before, shard, rounds=2)
                 full = 0
         build.barrier = frozenset([*before, *reduced])
+        if minibatch == build.job.num_minibatches - 1:
+            build.move_out({build.devices[0]: state})
 
     def _run(self, build: Build, phase: Phase, shard: int, minibatch: int, before: list[int]) -> list[int]:
         recompute = self.recompute and phase is Phase.BACKWARD

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import hydrasim.systems as package
 from hydrasim.errors import SystemRefused
 from hydrasim.systems.base import System
+from hydrasim.systems.quoted import SHARP, quoted_only
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +41,11 @@ def make_system(name: str, options: Mapping[str, str] | None = None) -> System:
         SystemRefused: there is no such system or option, or the value is none for it.
     """
     if name not in systems():
-        raise SystemRefused(f"no system is named {name!r}; there are sharp, {', '.join(systems())}.")
+        if name == SHARP:
+            raise SystemRefused(f"{SHARP} is this project's own way to train: simulate a policy instead.")
+        if quoted := next((system for system in quoted_only() if system.lower() == name.lower()), None):
+            raise SystemRefused(f"{quoted} is not simulated; there is only what papers quote of it.")
+        raise SystemRefused(f"no system is named {name!r}; there are {SHARP}, {', '.join(systems())}.")
     known = {field.name: field.type for field in fields(systems()[name])}
     values: dict[str, object] = {}
     for key, text in (options or {}).items():

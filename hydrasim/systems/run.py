@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from hydrasim.command import Command, Event, Failed, Finished, Kind
@@ -17,7 +17,8 @@ from hydrasim.systems.registry import make_system
 from hydrasim.workload import TrainingJob, Workload, check_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
     from hydrasim.cluster import Cluster
     from hydrasim.timeline import Timeline
@@ -47,20 +48,25 @@ def simulate_system(
     check_size(workload)
     made = make_system(system) if isinstance(system, str) else system
     costs = StatedCosts(workload, cluster) if costs is None else costs
-    training = SystemRun(workload, cluster, made, costs, effects)
+    training = made.training(workload, cluster, costs, effects)
     backend = sim_backend(workload, cluster, costs, effects, seed=seed, seconds=training.seconds)
     timeline = run(training, backend, commands=commands, on_event=on_event, seed=seed)
-    return replace(timeline, header=timeline.header | {"peak_bytes": training.peak_bytes, "system": made.name})
+    return replace(timeline, header=timeline.header | training.header)
 
 
-@dataclass
-class _Group:
-    """A group of devices, the job it trains, and how much of it: mini-batches issued, and their unfinished commands."""
+@dataclass(eq=False)
+class Group:
+    """A group of devices, by what system it trains, the job it trains, and how much of it.
+
+    num_issued, until: which mini-batches were issued, and which are to be. unfinished: commands, by mini-batch.
+    """
 
     devices: tuple[int, ...]
+    system: System
     build: Build | None = None
     num_issued: int = 0
-    unfinished: deque[set[int]] | None = None
+    until: int = 0
+    unfinished: deque[set[int]] = field(default_factory=deque)
 
 
 class SystemRun:
@@ -70,20 +76,31 @@ class SystemRun:
     """
 
     def __init__(
-        self, workload: Workload, cluster: Cluster, system: System, costs: CostModel, effects: Effects
+        self,
+        workload: Workload,
+        cluster: Cluster,
+        system: System,
+        costs: CostModel,
+        effects: Effects,
+        groups: Sequence[tuple[int, ...]],
     ) -> None:
         if effects not in EFFECTS:
             raise SystemRefused(f"effects {effects!r} is unknown; there are {', '.join(EFFECTS)}.")
         self.workload, self.cluster, self.policy, self.effects = workload, cluster, system, effects
         self._costs, self._numbers = costs, _Numbers()
-        self._groups = [_Group(devices) for devices in system.groups(workload, cluster)]
+        self._groups = [Group(devices, system) for devices in groups]
         self.peak_bytes = [0] * len(cluster.devices)
         for job in workload.jobs:
             for group in self._groups:
                 self._check_fits(job, group.devices)
         self._waiting = deque(job for job in workload.jobs if not job.arrival_s)
         self._num_left = len(workload.jobs)
-        self._group_of: dict[int, _Group] = {}
+        self._group_of: dict[int, Group] = {}
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """Return what a timeline says of the system."""
+        return {"peak_bytes": self.peak_bytes, "system": self.policy.name}
 
     @property
     def finished(self) -> bool:
@@ -110,51 +127,59 @@ class SystemRun:
 
     def _finish(self, number: int) -> None:
         group = self._group_of.pop(number)
-        assert group.unfinished is not None
         for commands in group.unfinished:
             commands.discard(number)
         while group.unfinished and not group.unfinished[0]:
             group.unfinished.popleft()
-        if not group.unfinished and group.build is not None and group.num_issued == group.build.job.num_minibatches:
-            group.build = None
-            self._num_left -= 1
+        if not group.unfinished and group.num_issued == group.until:
+            self._end(group)
+
+    def _end(self, group: Group) -> None:
+        """Take note that a group has nothing left to do."""
+        group.build = None
+        self._num_left -= 1
 
     def _go_on(self) -> list[Command]:
         """Give idle groups their next job, and all groups enough mini-batches to go on with."""
-        issued: list[Command] = []
         for group in self._groups:
             if group.build is None and self._waiting:
-                job = self._waiting.popleft()
-                group.build = Build(job, self.cluster, group.devices, self._costs, self._numbers)
-                group.num_issued, group.unfinished = 0, deque()
-            build = group.build
-            while build is not None and len(group.unfinished or ()) < _AHEAD and self._has_more(group):
-                self.policy.minibatch(build, group.num_issued)
-                commands = self._numbers.take()
-                group.num_issued += 1
-                assert group.unfinished is not None
-                group.unfinished.append({command.number for command in commands})
-                self._group_of.update(dict.fromkeys((command.number for command in commands), group))
-                issued += commands
+                self._begin(group, self._waiting.popleft())
+        return [command for group in self._groups for command in self._issue(group)]
+
+    def _begin(self, group: Group, job: TrainingJob, num_done: int = 0) -> Build:
+        """Have a group train a job."""
+        group.build = Build(job, self.cluster, group.devices, self._costs, self._numbers)
+        group.num_issued, group.until = num_done, job.num_minibatches
+        return group.build
+
+    def _issue(self, group: Group) -> list[Command]:
+        issued: list[Command] = []
+        while group.build is not None and len(group.unfinished) < _AHEAD and group.num_issued < group.until:
+            group.system.minibatch(group.build, group.num_issued)
+            group.num_issued += 1
+            issued += self._take(group)
         return issued
 
-    @staticmethod
-    def _has_more(group: _Group) -> bool:
-        return group.build is not None and group.num_issued < group.build.job.num_minibatches
+    def _take(self, group: Group) -> list[Command]:
+        """Return what was emitted for a group; it is unfinished now."""
+        commands = self._numbers.take()
+        group.unfinished.append({command.number for command in commands})
+        self._group_of.update(dict.fromkeys((command.number for command in commands), group))
+        return commands
 
     def _check_fits(self, job: TrainingJob, devices: tuple[int, ...]) -> None:
-        """Refuse a job that the real system would run out of memory with."""
+        """Refuse a job that the real system would run out of memory with; in theory there is enough of it."""
         system, cluster = self.policy, self.cluster
         for device, need in zip(devices, system.memory_bytes(job, cluster, devices), strict=True):
             self.peak_bytes[device] = max(self.peak_bytes[device], need)
-            if need > cluster.devices[device].memory_bytes:
+            if self.effects != "theory" and need > cluster.devices[device].memory_bytes:
                 raise SystemRefused(
-                    f"{system.name} on {len(devices)} devices needs {need:,} bytes of device {device} for {job.name!r}; "
-                    f"it has {cluster.devices[device].memory_bytes:,}.\n"
+                    f"{system.name} on {len(devices)} devices needs {need:,} bytes of device {device} "
+                    f"for {job.name!r}; it has {cluster.devices[device].memory_bytes:,}.\n"
                     "  Give it more devices or memory, or see whether an option of the system needs less."
                 )
         room, need = cluster.host_memory_bytes, system.host_bytes(job, cluster, devices)
-        if room is not None and need > room:
+        if self.effects != "theory" and room is not None and need > room:
             raise SystemRefused(
                 f"{system.name} needs {need:,} bytes of host memory for {job.name!r}; there are {room:,}."
             )

@@ -10,8 +10,11 @@ from hydrasim import Cluster
 from hydrasim.errors import SystemRefused
 from hydrasim.systems import make_system, simulate_system
 from hydrasim.systems.ddp import DDP
-from tests.hydrasim.systems.offloading import BACKWARDS, FORWARDS, LAYERS, PEER, equal_devices, unequal
+from tests.hydrasim.systems.offloading import BACKWARDS, FORWARDS, LAYERS, LOAD, PEER, STORE, equal_devices, unequal
 from tests.worlds import spans, times, workload
+
+STATE_BYTES = 3 * sum(LAYERS)
+MOVED_S = STATE_BYTES / LOAD + STATE_BYTES / STORE  # each rank loads all state first, and one stores it last
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -25,7 +28,7 @@ def test_backwards_and_all_reduces_are_a_flow_shop_of_two_stages(count: int, com
     longest = max(sum(backward[: i + 1]) + sum(reduce[i:]) for i in range(4))
     system = DDP(bucket_bytes=1, recompute=recompute)
     timeline = simulate_system(workload(unequal(compute, minibatches=3)), equal_devices(count), system)
-    assert timeline.makespan_s == pytest.approx(3 * (forward_s + longest), abs=1e-9)
+    assert timeline.makespan_s == pytest.approx(3 * (forward_s + longest) + MOVED_S, abs=1e-9)
 
 
 def test_a_bucket_waits_until_it_is_full():
@@ -41,18 +44,18 @@ def test_a_bucket_waits_until_it_is_full():
 def test_a_bucket_for_all_leaves_nothing_to_overlap():
     timeline = simulate_system(workload(unequal()), equal_devices(2), DDP())
     compute_s = (sum(FORWARDS) + sum(BACKWARDS)) / 2
-    assert timeline.makespan_s == pytest.approx(compute_s + sum(LAYERS) / PEER)
+    assert timeline.makespan_s == pytest.approx(compute_s + sum(LAYERS) / PEER + MOVED_S)
 
 
 def test_what_is_exchanged_is_what_the_formula_says():
     timeline = simulate_system(workload(unequal(minibatches=2)), equal_devices(4), DDP(bucket_bytes=1))
     assert timeline.peer_bytes == 2 * 4 * 2 * sum(LAYERS) * 3 // 4
-    assert not timeline.moved_bytes
+    assert timeline.moved_bytes == (4 + 1) * STATE_BYTES
 
 
 def test_a_single_rank_exchanges_nothing():
     timeline = simulate_system(workload(unequal(minibatches=2)), equal_devices(1), DDP())
-    assert timeline.makespan_s == 2 * (sum(FORWARDS) + sum(BACKWARDS))
+    assert timeline.makespan_s == 2 * (sum(FORWARDS) + sum(BACKWARDS)) + MOVED_S
     assert not spans(timeline, "gather")
 
 
@@ -60,7 +63,7 @@ def test_the_slowest_rank_sets_the_pace():
     (device,) = equal_devices(1).devices
     cluster = Cluster((device, replace(device, speed=0.5)))
     timeline = simulate_system(workload(unequal()), cluster, DDP())
-    assert timeline.makespan_s == pytest.approx(sum(FORWARDS) + sum(BACKWARDS) + sum(LAYERS) / PEER)
+    assert timeline.makespan_s == pytest.approx(sum(FORWARDS) + sum(BACKWARDS) + sum(LAYERS) / PEER + MOVED_S)
 
 
 def test_a_rank_holds_the_whole_model():
