@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint types exactness nightly validate memory hostile gpu ci clean
+.PHONY: help demo test lint types exactness nightly validate memory hostile analytic engine gpu ci clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -29,14 +29,23 @@ types: .venv/installed  ## mypy --strict on hydrasim
 exactness: .venv/installed  ## byte-identity over 1,000 combinations of everything, ten minutes
 	EXACTNESS_CASES=$(or $(EXACTNESS_CASES),1000) $(BIN)/python -m pytest -m exactness_full
 
-nightly: .venv/installed  ## the invariants on 2,000 random worlds each
-	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/invariants --timeout=3600
+# Other worlds every day; the record says which: make nightly SEED=20261123
+nightly: SEED ?= $(shell date +%Y%m%d)
+nightly: .venv/installed  ## the invariants on 2,000 random worlds each, into results/invariants/
+	HYPOTHESIS_PROFILE=nightly INVARIANTS_RESULTS=results/invariants \
+		$(BIN)/python -m pytest tests/invariants --timeout=3600 --hypothesis-seed=$(SEED)
 
 validate: .venv/installed  ## predictions against executed plans, 14 cases, into results/validation/
 	$(BIN)/hydrasim validate standard --output results/validation
 
 memory: .venv/installed  ## 200 random models at the tightest budgets, two minutes, into results/memory/
 	$(BIN)/python -m experiments.memory
+
+analytic: .venv/installed  ## the analytic estimate against this CPU, one minute, into results/analytic/
+	$(BIN)/python -m experiments.analytic
+
+engine: .venv/installed  ## the simulator's speed beside bare SimPy, into results/engine/
+	$(BIN)/python -m experiments.engine
 
 hostile: .venv/installed  ## 5,000 random simulations and 200 abused processes, into results/hostile/
 	$(BIN)/python -m experiments.hostile

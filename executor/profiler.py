@@ -7,15 +7,16 @@ there is no second code to keep in step and contention between devices is in the
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -23,14 +24,14 @@ import torch
 from executor.pool import DevicePool
 from executor.prepare import Prepared
 from executor.train import train
-from hydrasim.cluster import Cluster
+from hydrasim.cluster import Cluster, Direction
 from hydrasim.command import HOST, Event, Kind
 from hydrasim.contention import uncontended_s
 from hydrasim.dag import minibatch_dag
 from hydrasim.disk import read_text, write_text
 from hydrasim.errors import HydraError, ProfileError
 from hydrasim.mechanism import OURS, Mechanism
-from hydrasim.profile import MAX_SECONDS, Direction, KindProfile, Measurement, Profile
+from hydrasim.profile import MAX_SECONDS, KindProfile, Measurement, Profile
 from hydrasim.timeline import Timeline
 from hydrasim.workload import Phase, ShardUnit
 
@@ -39,6 +40,7 @@ _FIRST, _ALONE = "first ", "alone "  # for a job's first mini-batch; while no ot
 
 ROUNDS, MINIBATCHES = 5, 4
 _POLICY = "sharded-lrtf"  # no job is left to run alone at the end, so all are measured beside others
+_COPIED_BYTES, _COPY_PASSES = 64 << 20, 9  # more than caches hold
 _POLICY_ALONE, _ALONE_EVERY = "one-model-spilling", 2
 
 
@@ -65,24 +67,50 @@ def profile(
     resumable = None if path is None else path.with_name(path.name + ".partial")
     identity = _identity(prepared, mechanism, minibatches)
     done = _resume(resumable, prepared, identity)
+    cluster = _with_core_copies(prepared.cluster)
     with DevicePool(prepared.devices) if pool is None else nullcontext(pool) as workers:
         while len(done) < rounds:
             run = partial(
                 train, mechanism=mechanism, pool=workers, seed=len(done), update_models=False, on_event=on_event
             )
             timeline = run(prepared.limited(minibatches), policy=_POLICY).timeline
-            samples = _samples(timeline, prepared.cluster)
+            samples = _samples(timeline, cluster)
             if len(prepared.devices) > 1 and len(done) % _ALONE_EVERY == 0:
                 alone = run(prepared.limited(2), policy=_POLICY_ALONE).timeline
-                samples |= {_ALONE + name: seconds for name, seconds in _samples(alone, prepared.cluster).items()}
+                samples |= {_ALONE + name: seconds for name, seconds in _samples(alone, cluster).items()}
             done.append(samples)
             if resumable is not None:
                 write_text(resumable, json.dumps({"for": identity, "rounds": done}))
-    measured = _merge(prepared, done, rounds, minibatches)
+    measured = replace(_merge(prepared, done, rounds, minibatches), cluster=cluster)
     if path is not None and resumable is not None:
         measured.write(path)
         resumable.unlink(missing_ok=True)
     return measured
+
+
+def _with_core_copies(cluster: Cluster) -> Cluster:
+    """Add what one core copies, where links are emulated: their copies take part of one."""
+    throttled = any(device.on_host and math.isfinite(device.h2d.bytes_per_s) for device in cluster.devices)
+    return replace(cluster, core_copy_bytes_per_s=core_copy_bytes_per_s()) if throttled else cluster
+
+
+def core_copy_bytes_per_s() -> float:
+    """Measure what one core copies from memory to memory; the median of several passes.
+
+    In seconds of the core, not of the clock, so that other work on the machine is hardly a part of it.
+    """
+    source, target = (torch.ones(_COPIED_BYTES, dtype=torch.uint8) for _ in range(2))
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # what a device has
+    try:
+        seconds = []
+        for _ in range(_COPY_PASSES):
+            began_s = time.thread_time()
+            target.copy_(source)
+            seconds.append(time.thread_time() - began_s)
+    finally:
+        torch.set_num_threads(num_threads)
+    return _COPIED_BYTES / median(seconds)
 
 
 def _samples(timeline: Timeline, cluster: Cluster) -> Samples:

@@ -87,13 +87,14 @@ def run_demo(
     prepared = demo_prepared(workload, device)
     with DevicePool(prepared.devices) as pool:
         measured = _profile(prepared, pool, rounds, folder, progress)
-        costs = measured.costs(prepared.cluster)
+        cluster = measured.cluster or prepared.cluster
+        costs = measured.costs(cluster)
         tick = progress.step("simulate every policy", 0)
-        comparison = compare(prepared.workload, prepared.cluster, costs=costs, on_policy=lambda _: tick())
+        comparison = compare(prepared.workload, cluster, costs=costs, on_policy=lambda _: tick())
         runs = {}
         for role, row in (("worst", comparison.worst_work_conserving), ("best", comparison.best)):
             plan, simulated = make_plan(
-                prepared.workload, prepared.cluster, row.policy, costs=costs, profile_digest=measured.digest
+                prepared.workload, cluster, row.policy, costs=costs, profile_digest=measured.digest
             )
             if folder is not None:
                 plan.write(folder / f"plan-{role}.json")

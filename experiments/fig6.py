@@ -38,8 +38,9 @@ def run(minibatches: int = 12, repeats: int = 5) -> dict[str, Any]:
     prepared: Prepared = prepare(equal_jobs(minibatches), [CpuDevice(_MEMORY_BYTES)] * 2, fused=False)
     with DevicePool(prepared.devices) as pool:
         measured_profile = profile(prepared, pool=pool, rounds=3, minibatches=4)
-        costs = measured_profile.costs(prepared.cluster)
-        plans = {policy: make_plan(prepared.workload, prepared.cluster, policy, costs=costs) for policy in POLICIES}
+        cluster = measured_profile.cluster or prepared.cluster
+        costs = measured_profile.costs(cluster)
+        plans = {policy: make_plan(prepared.workload, cluster, policy, costs=costs) for policy in POLICIES}
         measured: dict[str, list[float]] = {policy: [] for policy in POLICIES}
         for _ in range(repeats):
             for policy, (plan, _timeline) in plans.items():

@@ -100,8 +100,8 @@ def run_jobs(
         tick = progress.step(f"{name}: profile", ROUNDS * prepared.limited(MINIBATCHES).workload.num_units)
         found = measure(prepared, mechanism=mechanism, pool=pool, on_event=on_compute(tick))
         if not policies:
-            costs = found.costs(prepared.cluster)
-            table = compare(prepared.workload, prepared.cluster, costs=costs, mechanism=mechanism)
+            cluster = found.cluster or prepared.cluster
+            table = compare(prepared.workload, cluster, costs=found.costs(cluster), mechanism=mechanism)
             policies = (table.best.policy, table.worst_work_conserving.policy)
         tick = progress.step(f"{name}: execute", repeats * len(policies) * prepared.workload.num_units)
         return run_case(
@@ -130,7 +130,8 @@ def run_case(
     Raises:
         ExecutionError: a run failed for another reason than memory, which is counted.
     """
-    workload, cluster, costs = prepared.workload, prepared.cluster, profile.costs(prepared.cluster)
+    workload, cluster = prepared.workload, profile.cluster or prepared.cluster
+    costs = profile.costs(cluster)
     predicted = {
         policy: make_plan(workload, cluster, policy, costs=costs, mechanism=mechanism, profile_digest=profile.digest)
         for policy in policies

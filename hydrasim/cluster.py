@@ -15,6 +15,12 @@ GIB = 1 << 30
 
 Duplex = Literal["full", "half"]
 Direction = Literal["h2d", "d2h"]
+DiskDirection = Literal["read", "write"]
+Resource = tuple[str, str]  # what it is, and where
+Path = dict[Resource, float]  # what limits a copy: the bytes a second that each resource on its way carries
+
+MEMORY: Resource = ("memory", "host")
+DISK: Resource = ("disk", "host")
 
 _PAGEABLE_TRAFFIC = 3  # read the source, write the staging buffer, read that
 _EMULATED_TRAFFIC = 2  # read here, write there: the device is host memory too
@@ -112,7 +118,8 @@ class Cluster:
     spilled activations; None for plenty. host_bytes_per_s: what host memory carries, all copies together.
     disk: where state goes that host memory has no room for. compute_slowdown: how many times longer units
     take by the number of devices that compute, from 1 on; beyond its end, as at its end. variation:
-    coefficient of variation of what commands take, under noise.
+    coefficient of variation of what commands take, under noise. core_copy_bytes_per_s: what one host core
+    copies; an emulated device's copy over a slower link takes that share of a core, at memory speed a whole one.
     """
 
     devices: tuple[Device, ...]
@@ -123,6 +130,7 @@ class Cluster:
     disk: Disk | None = None
     compute_slowdown: tuple[float, ...] = ()
     variation: float = 0.0
+    core_copy_bytes_per_s: float = math.inf
 
     def __post_init__(self) -> None:
         if not self.devices:
@@ -131,8 +139,9 @@ class Cluster:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ClusterError(f"{name} is {value}; it must be at least 1.")
-        if not self.host_bytes_per_s > 0:
-            raise ClusterError(f"host_bytes_per_s is {self.host_bytes_per_s}; it must be above 0.")
+        for name in ("host_bytes_per_s", "core_copy_bytes_per_s"):
+            if not getattr(self, name) > 0:
+                raise ClusterError(f"{name} is {getattr(self, name)}; it must be above 0.")
         for factor in self.compute_slowdown:
             if not (math.isfinite(factor) and factor >= 1):
                 raise ClusterError(f"compute_slowdown: {factor} is no slowdown; it must be finite and at least 1.")
@@ -144,13 +153,19 @@ class Cluster:
         names = [bus.name for bus in self.buses]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ClusterError(f"two buses are named {twice!r}; names must differ.")
-        for index, device in enumerate(self.devices):
-            for direction, link in (("h2d", device.h2d), ("d2h", device.d2h), ("peer", device.peer)):
-                if link is not None and link.shared and link.shared not in names:
-                    raise ClusterError(
-                        f"device {index}: {direction} is shared over {link.shared!r}, which is no bus of the cluster; "
-                        f"there are {', '.join(names) or 'none'}."
-                    )
+        links = [
+            (f"device {index}: {name}", link)
+            for index, device in enumerate(self.devices)
+            for name, link in (("h2d", device.h2d), ("d2h", device.d2h), ("peer", device.peer))
+        ]
+        if self.disk is not None:
+            links += [("disk: read", self.disk.read), ("disk: write", self.disk.write)]
+        for what, link in links:
+            if link is not None and link.shared and link.shared not in names:
+                raise ClusterError(
+                    f"{what} is shared over {link.shared!r}, which is no bus of the cluster; "
+                    f"there are {', '.join(names) or 'none'}."
+                )
 
     @classmethod
     def of(cls, count: int, device: Device) -> Cluster:
@@ -159,34 +174,81 @@ class Cluster:
             raise ClusterError(f"a cluster of {count} devices cannot train; give it at least one.")
         return cls((device,) * count)
 
+    def copy_path(self, device: int, direction: Direction, pinned: bool = True) -> Path:
+        """Return what a copy between host and device runs over, the two directions of a half-duplex link as one."""
+        end = self.devices[device]
+        link, way = (end.h2d, "out") if direction == "h2d" else (end.d2h, "in")
+        name = "link" if end.duplex == "half" else direction
+        traffic = _EMULATED_TRAFFIC if end.on_host else 1 if pinned else _PAGEABLE_TRAFFIC
+        path = {(name, str(device)): link.rate_bytes_per_s(pinned), MEMORY: self.host_bytes_per_s / traffic}
+        return _limiting(path | self._over_bus(link, way))
+
+    def send_path(self, source: int, target: int) -> Path:
+        """Return what bytes from one device to another run over; of a device to itself, its part of a collective."""
+        out, back = self.devices[source].peer, self.devices[target].peer
+        if out is None or back is None:  # through host memory
+            return _joined(self.copy_path(source, "d2h"), self.copy_path(target, "h2d"))
+        ends = {("peer out", str(source)): out.bytes_per_s, ("peer in", str(target)): back.bytes_per_s}
+        return _limiting(ends | _joined(self._over_bus(out, "in"), self._over_bus(back, "out")))
+
+    def disk_path(self, direction: DiskDirection) -> Path:
+        """Return what a copy between disk and host memory runs over."""
+        disk = self.disk or Disk()
+        link, way = (disk.read, "in") if direction == "read" else (disk.write, "out")
+        return _limiting({DISK: link.bytes_per_s, MEMORY: self.host_bytes_per_s} | self._over_bus(link, way))
+
+    def _over_bus(self, link: Link, way: str) -> Path:
+        """Return what a link shares with others; way: "in" to host memory, or "out" of it."""
+        bus = next((bus for bus in self.buses if bus.name == link.shared), None)
+        if bus is None:
+            return {}
+        return _limiting({("bus" if bus.duplex == "half" else f"bus {way}", bus.name): bus.bytes_per_s})
+
     def copy_bytes_per_s(self, device: int, direction: Direction, pinned: bool = True) -> float:
         """Return the bandwidth of a copy between host and device when nothing else runs."""
-        link = self.devices[device].h2d if direction == "h2d" else self.devices[device].d2h
-        traffic = host_traffic(self.devices[device], pinned)
-        return min(link.rate_bytes_per_s(pinned), self._bus_bytes_per_s(link), self.host_bytes_per_s / traffic)
+        return bandwidth(self.copy_path(device, direction, pinned))
 
     def send_bytes_per_s(self, source: int, target: int) -> float:
         """Return the bandwidth between two devices when nothing else runs; through the host without peer links."""
-        out, back = self.devices[source].peer, self.devices[target].peer
-        if out is not None and back is not None:
-            rates = (min(link.bytes_per_s, self._bus_bytes_per_s(link)) for link in (out, back))
-            return min(rates)
-        return min(self.copy_bytes_per_s(source, "d2h"), self.copy_bytes_per_s(target, "h2d"))
+        return bandwidth(self.send_path(source, target))
 
-    def _bus_bytes_per_s(self, link: Link) -> float:
-        return next((bus.bytes_per_s for bus in self.buses if bus.name == link.shared), math.inf)
+    def disk_s(self, nbytes: int, direction: DiskDirection) -> float:
+        """Return the seconds that a copy between disk and host memory takes when nothing else runs."""
+        return self.disk_latency_s(direction) + nbytes / bandwidth(self.disk_path(direction))
+
+    def disk_latency_s(self, direction: DiskDirection) -> float:
+        """Return how long the disk takes to begin."""
+        disk = self.disk or Disk()
+        return (disk.read if direction == "read" else disk.write).latency_s
+
+    def send_latency_s(self, source: int, target: int) -> float:
+        """Return how long bytes from one device take to begin to arrive at another."""
+        start, end = self.devices[source], self.devices[target]
+        if start.peer is None or end.peer is None:
+            return start.d2h.latency_s + end.h2d.latency_s
+        return max(start.peer.latency_s, end.peer.latency_s)
 
     @cached_property
     def digest(self) -> str:
-        """Return a short hash of every field; plans name the cluster they were made for by it."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        """Return a short hash of every field that is no measurement; plans name by it what they were made for."""
+        fields = asdict(self)
+        del fields["core_copy_bytes_per_s"]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def host_traffic(device: Device, pinned: bool = True) -> int:
-    """Return how many bytes host memory carries for each byte that is copied from it or to it."""
-    if device.on_host:
-        return _EMULATED_TRAFFIC
-    return 1 if pinned else _PAGEABLE_TRAFFIC
+def bandwidth(path: Path) -> float:
+    """Return the bytes a second that a path carries when nothing else runs."""
+    return min(path.values(), default=math.inf)
+
+
+def _limiting(path: Path) -> Path:
+    return {resource: bytes_per_s for resource, bytes_per_s in path.items() if math.isfinite(bytes_per_s)}
+
+
+def _joined(first: Path, second: Path) -> Path:
+    """Return the path of bytes that go over both; what is on both of them, they take twice."""
+    twice = {resource: 1 / (1 / first[resource] + 1 / second[resource]) for resource in first if resource in second}
+    return first | second | twice
 
 
 def _check_duplex(what: str, duplex: str) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from hydrasim.command import Kind
+from hydrasim.contention import Contention
 from hydrasim.dag import lower_bounds, minibatch_dag, whole_path_s
 from hydrasim.dataflow import dataflow
 from hydrasim.errors import HydraError, PolicyError
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from hydrasim.cluster import Cluster
+    from hydrasim.systems import System
     from hydrasim.timeline import Timeline
 
 
@@ -29,9 +32,10 @@ _NEXT_TO_NOTHING_S = 1e-12
 
 @dataclass(frozen=True)
 class Row:
-    """What a policy came to; all numbers are None, and error says why, when it cannot run the workload.
+    """What a policy or rival system came to; all numbers are None, and error says why, when it cannot run the workload.
 
-    ratio_to_bound: makespan over the largest lower bound; None when that is 0. utilization: compute-busy
+    ratio_to_bound: makespan over the largest lower bound; None when that is 0, and for
+    rival systems, since it bounds plans of whole mini-batches, which some of them split. utilization: compute-busy
     share of the makespan over all devices. num_loads: copies to a device; moved_bytes: both directions.
     """
 
@@ -97,6 +101,7 @@ def compare(
     cluster: Cluster,
     policies: Sequence[Policy | str] | None = None,
     *,
+    systems: Sequence[System | str] = (),
     costs: CostModel | None = None,
     mechanism: Mechanism = OURS,
     effects: Effects = DEFAULT_EFFECTS,
@@ -107,12 +112,16 @@ def compare(
 
     With transfers each makespan is that of the policy's plan (`make_plan`), since a plan is what the
     executor follows; under "theory" the dynamic run's own, which following the plan would not change.
-    on_policy: called with each row as it comes.
+    systems: rivals to simulate in the same world; one that splits mini-batches may beat the bounds, which are
+    of plans. on_policy: called with each row as it comes.
 
     Raises:
-        PolicyError: a policy is unknown. What goes wrong while one runs lands in its row.
+        PolicyError: a policy is unknown. SystemRefused: a system is. What goes wrong while one runs lands in its row.
     """
-    chosen = [make_policy(policy) for policy in (registered() if policies is None else policies)]
+    from hydrasim.systems import System, make_system, simulate_system
+
+    chosen: list[Policy | System] = [make_policy(policy) for policy in (registered() if policies is None else policies)]
+    chosen += [make_system(system) if isinstance(system, str) else system for system in systems]
     if not chosen:
         raise PolicyError("there are no policies to compare; name at least one.")
     costs = StatedCosts(workload, cluster, pinned=mechanism.pinned) if costs is None else costs
@@ -121,7 +130,9 @@ def compare(
     rows = []
     for policy in chosen:
         try:
-            if transfers:
+            if isinstance(policy, System):
+                timeline = simulate_system(workload, cluster, policy, costs=costs, effects=effects, seed=seed)
+            elif transfers:
                 _, timeline = make_plan(
                     workload, cluster, policy, costs=costs, mechanism=mechanism, effects=effects, seed=seed
                 )
@@ -131,28 +142,32 @@ def compare(
                 )
             row = _row(policy, timeline, max(bounds.values()))
         except HydraError as reason:
-            row = Row(policy.name, policy.work_conserving, error=str(reason))
+            row = Row(policy.name, getattr(policy, "work_conserving", False), error=str(reason))
         rows.append(row)
         if on_policy is not None:
             on_policy(row)
-    return Comparison(tuple(rows), bounds, naive_s(workload, cluster, costs, transfers=transfers))
+    return Comparison(
+        tuple(rows), bounds, naive_s(workload, cluster, costs, transfers=transfers, pinned=mechanism.pinned)
+    )
 
 
-def naive_s(workload: Workload, cluster: Cluster, costs: CostModel, *, transfers: bool = True) -> float:
+def naive_s(
+    workload: Workload, cluster: Cluster, costs: CostModel, *, transfers: bool = True, pinned: bool = True
+) -> float:
     """Predict a makespan from totals alone, in seconds: the yardstick that a simulator has to beat.
 
     max(total compute / devices, longest job, bytes / bandwidth). The bytes: every unit loads the state
     that it needs once (parameters for a forward, all state otherwise) and every update stores all of it.
-    Copies run on every link at once, loads beside stores, so the busier direction counts; devices behind
-    one bus have one link. Work and bytes spread over unequal devices so that all end together.
-    Without transfers only the first two.
+    All devices work at once, and share what they share; of loads and stores the busier direction counts, or
+    both where they get into each other's way. Work and bytes spread over unequal devices so that all end
+    together. Without transfers only the first two.
     """
     devices = range(len(cluster.devices))
     compute, loads, stores = ([0.0] * len(devices) for _ in range(3))
     longest = 0.0
     for job in workload.jobs:
         slowdown = costs.slowdown(job.name, len(devices)) if len(devices) > 1 else 1.0
-        longest = max(longest, whole_path_s(job, cluster, costs))
+        longest = max(longest, job.arrival_s + whole_path_s(job, cluster, costs))
         for phase, shard in minibatch_dag(job).nodes:
             first, later = (ShardUnit(job.name, phase, shard, minibatch) for minibatch in (0, 1))
             flow = dataflow(job, first)
@@ -161,17 +176,26 @@ def naive_s(workload: Workload, cluster: Cluster, costs: CostModel, *, transfers
                 steady_s = (job.num_minibatches - 1) * costs.compute_s(later, device)
                 compute[device] += (costs.compute_s(first, device) + steady_s) * slowdown
                 if transfers and nbytes:
-                    times = job.num_minibatches * _sharers(cluster, device)
-                    loads[device] += costs.copy_s(nbytes, device, "h2d") * times
+                    loads[device] += costs.copy_s(nbytes, device, "h2d") * job.num_minibatches
                     if flow.updates_state:
-                        stores[device] += costs.copy_s(nbytes, device, "d2h") * times
-    return max(longest, _spread_s(compute), _spread_s(loads), _spread_s(stores))
+                        stores[device] += costs.copy_s(nbytes, device, "d2h") * job.num_minibatches
+    if not transfers:
+        return max(longest, _spread_s(compute))
+    contention = Contention(cluster, pinned=pinned)
+    together_s = [
+        _spread_s([seconds / rate for seconds, rate in zip(alone_s, _rates(contention, devices, kind), strict=True)])
+        for alone_s, kind in ((compute, Kind.COMPUTE), (loads, Kind.LOAD), (stores, Kind.STORE))
+    ]
+    if any(min(_rates(contention, [device], Kind.LOAD, Kind.STORE)) < 1 for device in devices):
+        together_s.append(together_s[1] + together_s[2])
+    return max(longest, *together_s)
 
 
-def _sharers(cluster: Cluster, device: int) -> int:
-    """Return how many devices use this device's link."""
-    name = cluster.devices[device].h2d.shared
-    return sum(other.h2d.shared == name for other in cluster.devices) if name else 1
+def _rates(contention: Contention, devices: Sequence[int], *kinds: Kind) -> list[float]:
+    """Return how fast each device does what all do at once, device by device."""
+    flows = [contention.flow_of(device, kind) for device in devices for kind in kinds]
+    shares = iter(contention.shares([flow for flow in flows if flow is not None]))
+    return [1.0 if flow is None else next(shares) for flow in flows]
 
 
 def ratio(makespan_s: float, bound_s: float) -> float | None:
@@ -184,12 +208,14 @@ def _spread_s(alone_s: list[float]) -> float:
     return 0.0 if min(alone_s) == 0 else 1 / sum(1 / seconds for seconds in alone_s)
 
 
-def _row(policy: Policy, timeline: Timeline, bound_s: float) -> Row:
+def _row(policy: Policy | System, timeline: Timeline, bound_s: float) -> Row:
+    from hydrasim.systems import System
+
     return Row(
         policy.name,
-        policy.work_conserving,
+        getattr(policy, "work_conserving", False),
         timeline.makespan_s,
-        ratio(timeline.makespan_s, bound_s),
+        None if isinstance(policy, System) else ratio(timeline.makespan_s, bound_s),
         timeline.utilization(),
         timeline.moved_bytes,
         sum(span.kind == "load" for span in timeline.spans),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hydrasim.command import Command, Event, Finished
+from hydrasim.command import Command, Event, Finished, JobArrived
 from hydrasim.errors import TimelineError
 from hydrasim.loop import run
 from hydrasim.mechanism import OURS, Mechanism
@@ -38,7 +38,8 @@ def replay(
     orchestrator = Orchestrator(
         workload, cluster, FollowPlan(plan), StatedCosts(workload, cluster), mechanism=mechanism
     )
-    backend = SimBackend(tape.seconds, dispatch_s=tape.dispatch_s)
+    arrivals = {job.name: job.arrival_s for job in workload.jobs if job.arrival_s}
+    backend = SimBackend(tape.seconds, dispatch_s=tape.dispatch_s, arrivals=arrivals)
     timeline = run(orchestrator, backend, on_event=tape.note, replay_of=str(recorded.header.get("label", "")))
     tape.check_finished()
     return timeline
@@ -61,16 +62,18 @@ class _Tape:
         self._now_s = 0.0
 
     def note(self, event: Event) -> None:
-        """Take down when a command ended in the replay."""
+        """Take down when a command ended in the replay, or a job arrived."""
         if isinstance(event, Finished):
             self._ends_s[_lane_of(event.command)].append(event.end_s)
             self._now_s = event.end_s
+        elif isinstance(event, JobArrived):
+            self._now_s = event.at_s
 
     def dispatch_s(self, command: Command, _: Command | None) -> float:
         """Return how long the command takes to be issued: from the end that caused it then, if that has come."""
         span = self._next(command, self._issued)
         if span.number not in self._delay_s:
-            return span.issued_s  # issued at the start
+            return max(0.0, span.issued_s - self._now_s)  # issued at the start, or when a job arrived
         lane, index = self._place[span.cause]
         ends_s = self._ends_s[lane]
         caused_s = ends_s[index] if index < len(ends_s) else self._now_s

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
-from random import Random
 from typing import TYPE_CHECKING, Any
 
-from hydrasim.command import Command, Event, Finished, JobArrived, Kind, Lane
+from hydrasim.charging import Seconds, charging, noisy
+from hydrasim.command import Command, Event, Finished, JobArrived, Lane
 from hydrasim.contention import Contention
 from hydrasim.errors import ProfileError, StallError
 from hydrasim.loop import run
@@ -23,16 +22,13 @@ if TYPE_CHECKING:
     import networkx as nx
     import simpy
 
-    from hydrasim.cluster import Cluster, Disk
-    from hydrasim.contention import Flow, Resource
+    from hydrasim.cluster import Cluster
+    from hydrasim.contention import Flow
     from hydrasim.dag import Node
     from hydrasim.policies.base import Policy
     from hydrasim.timeline import Timeline
 
-MAX_VARIATION = 10.0
-
 LaneKey = tuple["int | str", Lane]
-Seconds = Callable[[Command], float]
 DispatchSeconds = Callable[[Command, "Command | None"], float]
 
 
@@ -69,7 +65,8 @@ def simulate(
         mechanism=mechanism, effects=effects, seed=seed, dags=dags,
     )  # fmt: skip
     backend = sim_backend(workload, cluster, costs, effects, pinned=mechanism.pinned, seed=seed)
-    return run(orchestrator, backend, commands=commands, on_event=on_event, seed=seed)
+    label = getattr(costs, "label", "given")
+    return run(orchestrator, backend, commands=commands, on_event=on_event, seed=seed, costs=label)
 
 
 def sim_backend(
@@ -102,77 +99,35 @@ def sim_backend(
         raise ProfileError(
             f"the costs say that dispatch takes {dispatch_s} s; it must be from 0 to {MAX_SECONDS:.0e} s."
         )
-    alone = charging(costs, cluster.disk) if seconds is None else seconds
+    alone = charging(costs, cluster) if seconds is None else seconds
     charged = noisy(alone, costs, seed) if includes(effects, "noise") else alone
     arrivals = {job.name: job.arrival_s for job in workload.jobs if job.arrival_s}
     return SimBackend(charged, contention, lambda _, cause: 0.0 if cause is None else dispatch_s, arrivals)
 
 
-def noisy(seconds: Seconds, costs: CostModel, seed: int) -> Seconds:
-    """Return seconds that vary by chance about the given ones, as their costs say.
-
-    A factor of log-normal distribution and mean 1, drawn lane by lane, so that the n-th command of a lane
-    meets the same luck whatever happens elsewhere.
-    """
-    luck: dict[LaneKey, Random] = {}
-
-    def varied(command: Command) -> float:
-        variation = costs.variation(command)
-        if not 0 <= variation <= MAX_VARIATION:
-            raise ProfileError(
-                f"the costs say that {command} varies by {variation} of its mean; it must be from 0 to {MAX_VARIATION}."
-            )
-        random = luck.setdefault(command.lane_key, Random(f"{seed} {command.lane_key}"))
-        normal, sigma = random.gauss(0.0, 1.0), math.sqrt(math.log1p(variation**2))
-        return seconds(command) * math.exp(sigma * normal - sigma**2 / 2)
-
-    return varied
-
-
-def charging(costs: CostModel, disk: Disk | None = None) -> Seconds:
-    """Return what a command takes, in seconds, by a cost model, and by the disk for what moves there.
-
-    Raises:
-        ProfileError: when called, if that is no time.
-    """
-
-    def seconds(command: Command) -> float:
-        if command.kind is Kind.COMPUTE:
-            return costs.compute_s(command.unit, command.device, command.mode)
-        if command.kind is Kind.FETCH:
-            return costs.fetch_s(command.unit.job)
-        if disk is not None and command.kind in (Kind.READ, Kind.WRITE):
-            return (disk.read if command.kind is Kind.READ else disk.write).copy_s(command.nbytes)
-        return costs.copy_s(command.nbytes, command.device, "h2d" if command.kind is Kind.LOAD else "d2h")
-
-    def checked(command: Command) -> float:
-        value = seconds(command)
-        if 0 <= value <= MAX_SECONDS:
-            return value
-        raise ProfileError(
-            f"the costs say that {command} takes {value} s; it must be from 0 to {MAX_SECONDS:.0e} s.\n"
-            "  Correct the seconds of the workload or profile, the speed of the device or its link."
-        )
-
-    return checked
-
-
 class _QueuedLane:
-    __slots__ = ("busy", "queue")
+    """on_way: commands that have not reached it yet. due_s: when the last of them does. queue: with when they did."""
+
+    __slots__ = ("busy", "due_s", "on_way", "queue")
 
     def __init__(self) -> None:
-        self.queue: deque[Command] = deque()
+        self.queue: deque[tuple[Command, float]] = deque()
+        self.on_way: deque[Command] = deque()
+        self.due_s = 0.0
         self.busy = False
 
 
 class _Activity:
     """A command under way. left_s: seconds of work at full rate that were left at `since_s`."""
 
-    __slots__ = ("command", "flow", "left_s", "rate", "since_s", "start_s", "timeout")
+    __slots__ = ("command", "flow", "issued_s", "lane", "left_s", "rate", "since_s", "start_s", "timeout")
 
-    def __init__(self, command: Command, flow: Flow | None, now_s: float, seconds: float) -> None:
-        self.command, self.flow, self.start_s, self.since_s, self.left_s = command, flow, now_s, now_s, seconds
-        self.rate = 0.0
+    def __init__(
+        self, command: Command, lane: _QueuedLane, flow: Flow | None, issued_s: float, now_s: float, seconds: float
+    ) -> None:
+        self.command, self.lane, self.flow, self.issued_s = command, lane, flow, issued_s
+        self.start_s = self.since_s = now_s
+        self.left_s, self.rate = seconds, 0.0
         self.timeout: simpy.Timeout | None = None
 
 
@@ -196,38 +151,38 @@ class SimBackend:
         import simpy
 
         self._seconds, self._contention, self._dispatch_s = seconds, contention, dispatch_s
-        self._env = simpy.Environment(0.0)
-        self._lanes: dict[LaneKey, _QueuedLane] = {}
-        self._issued_s: dict[int, float] = {}
+        self._env, self._nothing_left = simpy.Environment(0.0), simpy.core.EmptySchedule
+        self._lanes: defaultdict[LaneKey, _QueuedLane] = defaultdict(_QueuedLane)
         self._unfinished: dict[int, list[_QueuedLane]] = {}  # command -> lanes whose head waits for it
-        self._users: dict[Resource, dict[int, _Activity]] = {}  # by command number
+        self._users: dict[int, _Activity] = {}  # who competes for anything, by command number
+        self._users_changed = False
         self._events: deque[Event] = deque()
         self._cause: Command | None = None
-        self._on_way: dict[LaneKey, int] = {}  # how many commands are
-        self._arrived_s: dict[LaneKey, float] = {}  # when the last command reaches its lane
         for job, at_s in (arrivals or {}).items():
             self._after(at_s, JobArrived(job, at_s), lambda event: self._events.append(_value(event)))
 
     def submit(self, commands: list[Command]) -> None:
         """Queue commands on their lanes, once they get there; none overtakes another of its lane."""
+        now_s = self._env.now
         for command in commands:
             self._unfinished[command.number] = []
-            due_s = self._env.now + self._dispatch_s(command, self._cause)
-            due_s = self._arrived_s[command.lane_key] = max(self._arrived_s.get(command.lane_key, 0.0), due_s)
-            if due_s > self._env.now or self._on_way.get(command.lane_key):
-                self._on_way[command.lane_key] = self._on_way.get(command.lane_key, 0) + 1
-                self._after(due_s - self._env.now, command, self._arrive)
+            lane = self._lanes[command.lane_key]
+            lane.due_s = max(lane.due_s, now_s + self._dispatch_s(command, self._cause))
+            if lane.due_s > now_s or lane.on_way:
+                lane.on_way.append(command)
+                self._after(lane.due_s - now_s, lane, self._arrive)
             else:
-                self._queue(command)
+                self._queue(command, lane)
 
     def next_event(self) -> Event:
         """Advance the clock to the next end of a command, or arrival of a job."""
-        import simpy
-
+        env = self._env
         while not self._events:
+            if self._users_changed and env.peek() > env.now:
+                self._share()
             try:
-                self._env.step()
-            except simpy.core.EmptySchedule:
+                env.step()
+            except self._nothing_left:
                 raise StallError(self._explain_stall()) from None
         event = self._events.popleft()
         self._cause = event.command if isinstance(event, Finished) else None
@@ -240,14 +195,11 @@ class SimBackend:
         return timeout
 
     def _arrive(self, event: simpy.Event) -> None:
-        command: Command = _value(event)
-        self._on_way[command.lane_key] -= 1
-        self._queue(command)
+        lane: _QueuedLane = _value(event)
+        self._queue(lane.on_way.popleft(), lane)
 
-    def _queue(self, command: Command) -> None:
-        self._issued_s[command.number] = self._env.now
-        lane = self._lanes.setdefault(command.lane_key, _QueuedLane())
-        lane.queue.append(command)
+    def _queue(self, command: Command, lane: _QueuedLane) -> None:
+        lane.queue.append((command, self._env.now))
         if len(lane.queue) == 1 and not lane.busy:
             self._advance(lane)
 
@@ -255,36 +207,34 @@ class SimBackend:
         """Start the head of a free lane, or have it wait for one unfinished predecessor."""
         if lane.busy or not lane.queue:
             return
-        command = lane.queue[0]
+        command, issued_s = lane.queue[0]
         for number in command.after:
             if number in self._unfinished:
                 self._unfinished[number].append(lane)
                 return
         lane.queue.popleft()
         lane.busy = True
-        contention = self._contention
-        flow = None if contention is None else contention.flow_of(command.device, command.kind.value, command.peer)
-        activity = _Activity(command, flow, self._env.now, self._seconds(command))
-        if flow is None:
-            self._set_rate(activity, 1.0)
+        contention, now_s, seconds = self._contention, self._env.now, self._seconds(command)
+        flow = None if contention is None else contention.flow_of(command.device, command.kind, command.peer)
+        activity = _Activity(command, lane, flow, issued_s, now_s, seconds)
+        if flow is None or seconds <= flow.latency_s:
+            activity.timeout = self._after(seconds, activity, self._finish)
         elif flow.latency_s:
-            latency_s = min(flow.latency_s, activity.left_s)
-            activity.left_s -= latency_s
-            self._after(latency_s, activity, lambda event: self._join(_value(event)))
+            activity.left_s -= flow.latency_s
+            self._after(flow.latency_s, activity, lambda event: self._join(_value(event)))
         else:
             self._join(activity)
 
     def _join(self, activity: _Activity) -> None:
         """Have an activity use what it competes for."""
-        assert activity.flow is not None
-        activity.since_s = self._env.now
-        self._users.setdefault(activity.flow.domain, {})[activity.command.number] = activity
-        self._share(activity.flow.domain)
+        self._users[activity.command.number] = activity
+        self._users_changed = True
 
-    def _share(self, domain: Resource) -> None:
-        """Give everyone who competes in a domain the new rate."""
+    def _share(self) -> None:
+        """Give everyone who competes the rate that lasts until the next one joins or leaves."""
         assert self._contention is not None
-        users = list(self._users[domain].values())
+        self._users_changed = False
+        users = list(self._users.values())
         flows = [activity.flow for activity in users if activity.flow is not None]
         rates = self._contention.rates(flows, [activity.command for activity in users])
         for activity, rate in zip(users, rates, strict=True):
@@ -302,15 +252,11 @@ class SimBackend:
         activity: _Activity = _value(timeout)
         if activity.timeout is not timeout:
             return  # its rate has changed since
-        command = activity.command
-        lane = self._lanes[command.lane_key]
+        command, lane = activity.command, activity.lane
         lane.busy = False
-        issued_s = self._issued_s.pop(command.number)
-        self._events.append(Finished(command, activity.start_s, self._env.now, issued_s))
-        if activity.flow is not None:
-            domain = activity.flow.domain
-            del self._users[domain][command.number]
-            self._share(domain)
+        self._events.append(Finished(command, activity.start_s, self._env.now, activity.issued_s))
+        if self._users.pop(command.number, None) is not None:
+            self._users_changed = True
         for waiting in (lane, *self._unfinished.pop(command.number)):
             self._advance(waiting)
 
@@ -318,7 +264,7 @@ class SimBackend:
         lines = ["nothing can start any more, yet commands are left:"]
         for (owner, kind), lane in self._lanes.items():
             if lane.queue:
-                head = lane.queue[0]
+                head, _ = lane.queue[0]
                 missing = [number for number in head.after if number in self._unfinished]
                 lines.append(f"  {owner} {kind.value}: {head} (command {head.number}) waits for {missing}")
         return "\n".join(lines)

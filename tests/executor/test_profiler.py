@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import executor.profiler
 from executor import DevicePool
 from executor.profiler import profile
 from experiments.demo import demo_prepared
-from hydrasim import OURS, PAPER, Cluster, Device, Phase, Profile, Timeline
+from hydrasim import OURS, PAPER, Cluster, Device, Link, Phase, Profile, Timeline
 from hydrasim.planning import make_plan
 from hydrasim.timeline import Span
 
@@ -140,3 +141,13 @@ def test_rounds_of_another_mechanism_or_length_are_measured_again(prepared):
     assert ours == executor.profiler._identity(prepared, OURS, 4)
     assert ours != executor.profiler._identity(prepared, PAPER, 4)
     assert ours != executor.profiler._identity(prepared, OURS, 5)
+
+
+def test_what_a_core_copies_is_measured_where_links_are_emulated():
+    free, throttled = (Cluster((Device(64, h2d=link, on_host=True),)) for link in (Link(), Link(1e6)))
+    real = Cluster((Device(64, h2d=Link(1e6)),))
+    assert executor.profiler._with_core_copies(free) == free
+    assert executor.profiler._with_core_copies(real) == real
+    measured = executor.profiler._with_core_copies(throttled)
+    assert 1e6 < measured.core_copy_bytes_per_s < math.inf
+    assert measured.digest == throttled.digest

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from hydrasim import Cluster, Device, Link
+from hydrasim import Bus, Cluster, Device, Link
+from hydrasim.cluster import Disk
 from hydrasim.errors import ClusterError
 from hydrasim.profile import StatedCosts
 from tests.worlds import job, workload
@@ -67,6 +68,78 @@ def test_the_digest_changes_with_every_field_and_with_nothing_else():
         Cluster((replace(device, memory_bytes=65),)),
         Cluster((replace(device, d2h=Link(8.0)),)),
         Cluster((replace(device, kind="other"),)),
+        Cluster((replace(device, duplex="half"),)),
+        Cluster((replace(device, peer=Link(8.0)),)),
+        Cluster((device,), buses=(Bus("a", 1.0),)),
+        Cluster((device,), host_bytes_per_s=8.0),
     ]
-    assert len({cluster.digest for cluster in clusters}) == 5
+    assert len({cluster.digest for cluster in clusters}) == len(clusters)
     assert Cluster((device,)).digest == Cluster((Device(64),)).digest
+
+
+def test_plans_stay_valid_when_a_speed_is_measured_again():
+    assert Cluster((Device(64),)).digest == Cluster((Device(64),), core_copy_bytes_per_s=8.0).digest
+
+
+def test_a_copy_is_as_fast_as_the_slowest_thing_on_its_way():
+    link = Link(8.0, pageable_bytes_per_s=3.0, shared="a")
+    device = Device(64, h2d=link)
+    bus = (Bus("a", 6.0),)
+    assert Cluster((device,), buses=bus).copy_bytes_per_s(0, "h2d") == 6.0
+    assert Cluster((device,), buses=bus).copy_bytes_per_s(0, "h2d", pinned=False) == 3.0
+    assert Cluster((device,), buses=bus, host_bytes_per_s=4.0).copy_bytes_per_s(0, "h2d") == 4.0
+    assert Cluster((device,), buses=bus, host_bytes_per_s=6.0).copy_bytes_per_s(0, "h2d", pinned=False) == 2.0
+    emulated = replace(device, on_host=True)
+    assert Cluster((emulated,), buses=bus, host_bytes_per_s=4.0).copy_bytes_per_s(0, "h2d") == 2.0
+    assert Cluster((device,), buses=bus).copy_bytes_per_s(0, "d2h") == math.inf
+
+
+def test_devices_send_over_their_peer_links_or_through_host_memory():
+    near, far = Device(64, peer=Link(8.0, 0.25)), Device(64, peer=Link(4.0, 0.5))
+    assert Cluster((near, far)).send_bytes_per_s(0, 1) == 4.0
+    assert Cluster((near, far)).send_latency_s(0, 1) == 0.5
+    alone = Device(64, h2d=Link(4.0, 0.25), d2h=Link(2.0, 0.5))
+    assert Cluster((near, alone)).send_bytes_per_s(0, 1) == 4.0
+    assert Cluster((alone, near)).send_bytes_per_s(0, 1) == 2.0
+    assert Cluster((alone, alone)).send_latency_s(0, 1) == 0.75
+
+
+def test_what_is_on_both_halves_of_a_way_is_gone_over_twice():
+    device = Device(64, h2d=Link(8.0, shared="a"), d2h=Link(8.0, shared="a"), duplex="half")
+    assert Cluster((device, device), buses=(Bus("a", 4.0, "half"),)).send_bytes_per_s(0, 1) == 2.0
+    assert Cluster((device, device), buses=(Bus("a", 4.0),)).send_bytes_per_s(0, 1) == 4.0
+    assert Cluster((device, device), buses=(Bus("a", 8.0),)).send_bytes_per_s(0, 0) == 4.0
+    assert Cluster((device, device), buses=(Bus("a", 8.0),), host_bytes_per_s=6.0).send_bytes_per_s(0, 1) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"host_cores": 0}, "host_cores is 0; it must be at least 1"),
+        ({"host_bytes_per_s": 0.0}, "host_bytes_per_s is 0.0; it must be above 0"),
+        ({"core_copy_bytes_per_s": math.nan}, "core_copy_bytes_per_s is nan; it must be above 0"),
+        ({"compute_slowdown": (0.5,)}, "compute_slowdown: 0.5 is no slowdown; it must be finite and at least 1"),
+        ({"variation": 1.5}, "variation is 1.5; it must be from 0 to 1"),
+        ({"buses": (Bus("a", 1.0), Bus("a", 2.0))}, "two buses are named 'a'; names must differ"),
+        ({"disk": Disk(Link(shared="b")), "buses": (Bus("a", 1.0),)}, "disk: read is shared over 'b', .* there are a"),
+    ],
+)
+def test_a_cluster_refuses_what_cannot_be(fields: dict[str, object], message: str):
+    with pytest.raises(ClusterError, match=message):
+        Cluster((Device(1),), **fields)
+
+
+def test_a_link_names_a_bus_that_is_there():
+    with pytest.raises(ClusterError, match="device 1: peer is shared over 'a', which is no bus .*; there are none"):
+        Cluster((Device(1), Device(1, peer=Link(shared="a"))))
+
+
+def test_a_bus_has_a_name_a_bandwidth_and_one_of_two_ways_to_carry():
+    with pytest.raises(ClusterError, match="bus: it has no name"):
+        Bus("", 1.0)
+    with pytest.raises(ClusterError, match="bus 'a': bytes_per_s is 0; it must be above 0"):
+        Bus("a", 0)
+    with pytest.raises(ClusterError, match="bus 'a': duplex is 'double'; it is one of full, half"):
+        Bus("a", 1.0, "double")
+    with pytest.raises(ClusterError, match="device: duplex is 'double'; it is one of full, half"):
+        Device(1, duplex="double")

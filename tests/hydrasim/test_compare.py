@@ -1,10 +1,10 @@
 """Policies side by side: exact rows on tiny worlds, and no crash for those that cannot run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
-from hydrasim import Cluster, Device, Link, Shard, TrainingJob, Workload, simulate
+from hydrasim import Bus, Cluster, Device, Link, Shard, TrainingJob, Workload, simulate
 from hydrasim.compare import compare, naive_s, ratio
 from hydrasim.errors import PolicyError
 from hydrasim.planning import make_plan
@@ -131,6 +131,26 @@ def test_naive_work_spreads_over_unequal_devices_by_speed():
     jobs = Workload(tuple(TrainingJob(name, (Shard(1.0, 2.0),), 1) for name in "ABC"))  # 3 s each
     unequal = Cluster((Device(1), Device(1, speed=0.5)))
     assert naive(jobs, unequal) == pytest.approx(9 / 1.5)
+
+
+def test_naive_work_shares_what_devices_share():
+    # one job of 4096 bytes out and 5120 in a mini-batch; two devices, of which each could copy half of it
+    job = Workload((TrainingJob("A", (SHARD,) * 2, 2),))
+    alone, over_a = Link(32.0), Link(32.0, shared="a")
+    free, bound = (Device(4096, h2d=link, d2h=link) for link in (alone, over_a))
+    loads_s, stores_s = 2 * 5120 / 32, 2 * 4096 / 32
+    assert naive(job, Cluster((free,) * 2)) == loads_s / 2
+    assert naive(job, Cluster((bound,) * 2, buses=(Bus("a", 32.0),))) == loads_s
+    assert naive(job, Cluster((bound,) * 2, buses=(Bus("a", 32.0, "half"),))) == loads_s + stores_s
+    assert naive(job, Cluster((replace(free, duplex="half"),) * 2)) == (loads_s + stores_s) / 2
+    assert naive(job, Cluster((free,) * 2, host_bytes_per_s=32.0)) == loads_s + stores_s
+    emulated = Cluster((Device(4096, on_host=True),) * 2, host_cores=1)
+    assert naive(Workload((*job.jobs, replace(job.jobs[0], name="B"))), emulated) == 28.0  # not 28 / 2
+
+
+def test_naive_counts_the_longest_job_from_its_arrival():
+    late = Workload((TrainingJob("A", (SHARD,) * 2, 2, arrival_s=8.0),))
+    assert naive(late, Cluster.of(2, Device(4096))) == 22.0
 
 
 def test_a_world_that_takes_no_time_has_no_ratio():

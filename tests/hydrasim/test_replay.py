@@ -37,6 +37,13 @@ def test_sharing_is_in_the_durations_already():
     assert replay(JOBS, shared, plan, happened).makespan_s == pytest.approx(happened.makespan_s, rel=1e-12)
 
 
+def test_jobs_arrive_when_they_did():
+    late = workload(*(replace(one, arrival_s=when) for one, when in zip(JOBS.jobs, (0.0, 100.0, 1e4), strict=True)))
+    plan, _ = make_plan(late, CLUSTER, "sharded-lrtf")
+    happened = simulate(late, CLUSTER, FollowPlan(plan), costs=PerturbedCosts(0))
+    assert replay(late, CLUSTER, plan, happened).makespan_s == happened.makespan_s > 1e4
+
+
 def test_a_run_of_another_plan_is_refused():
     plan, _ = make_plan(JOBS, CLUSTER, "sharded-lrtf")
     _, other = make_plan(JOBS, CLUSTER, "one-model-spilling")

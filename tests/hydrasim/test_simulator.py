@@ -8,12 +8,28 @@ from dataclasses import replace
 
 import pytest
 
-from hydrasim import HYDRA_RELEASED, OURS, Mechanism, Phase, Shard, ShardUnit, TrainingJob, simulate
+from hydrasim import (
+    HYDRA_RELEASED,
+    OURS,
+    Bus,
+    Cluster,
+    Device,
+    Mechanism,
+    Phase,
+    Shard,
+    ShardUnit,
+    TrainingJob,
+    simulate,
+)
+from hydrasim.charging import charging
 from hydrasim.command import Command, Kind, Lane
-from hydrasim.dag import minibatch_dag
+from hydrasim.dag import lower_bounds, minibatch_dag
 from hydrasim.errors import ProfileError, StallError, WorkloadError
+from hydrasim.plan import Plan
+from hydrasim.policies.follow_plan import FollowPlan
 from hydrasim.profile import StatedCosts
-from hydrasim.simulator import SimBackend, charging
+from hydrasim.simulator import SimBackend
+from hydrasim.view import View
 from tests.worlds import BLOCK, BYTE_A_SECOND, Script, devices, fig6, heavy, job, spans, times, units, workload
 
 
@@ -190,7 +206,7 @@ def compute(number: int, *after: int, device: int = 0) -> Command:
 def test_a_lane_holds_its_place_while_its_head_waits():
     # gpu0  0 0 . 2        1 waits for nobody but 0; 3 stands behind 2, which waits for 1 on gpu 1
     # gpu1  . 1            though 3 could start at once: first come, first served
-    backend = SimBackend(charging(free_costs()))
+    backend = SimBackend(charging(free_costs(), devices(2)))
     backend.submit([compute(0, device=1), compute(1, 0, device=1), compute(2, 1), compute(3)])
     ends = {}
     for _ in range(4):
@@ -201,16 +217,29 @@ def test_a_lane_holds_its_place_while_its_head_waits():
 
 def test_on_its_way_no_command_overtakes_another_of_its_lane():
     # on their way  0 3 s, 1 1 s to the same lane, 2 1 s to another
-    backend = SimBackend(charging(free_costs()), dispatch_s=lambda command, _: 1.0 if command.number else 3.0)
+    backend = SimBackend(
+        charging(free_costs(), devices(2)), dispatch_s=lambda command, _: 1.0 if command.number else 3.0
+    )
     backend.submit([compute(0), compute(1), compute(2, device=1)])
     events = [backend.next_event() for _ in range(3)]
     found = {event.command.number: (event.issued_s, event.start_s) for event in events}
     assert found == {2: (1.0, 1.0), 0: (3.0, 3.0), 1: (3.0, 4.0)}
 
 
+def test_on_its_way_rounding_lets_no_command_overtake_another():
+    # 1 is issued at 0.2 to arrive with 0 at 0.9, and 0.2 + (0.9 - 0.2) is a little less than 0.9
+    way_s = {0: 0.9, 1: 0.0, 2: 0.0}
+    seconds = {0: 1.0, 1: 1.0, 2: 0.2}
+    backend = SimBackend(lambda c: seconds[c.number], dispatch_s=lambda command, _: way_s[command.number])
+    backend.submit([compute(0), compute(2, device=1)])
+    assert backend.next_event().end_s == 0.2
+    backend.submit([compute(1)])
+    assert [backend.next_event().command.number for _ in range(2)] == [0, 1]
+
+
 def test_commands_that_can_never_start_are_an_error_with_their_story():
     # 1 waits for 2, which stands behind it on the same lane
-    backend = SimBackend(charging(free_costs()))
+    backend = SimBackend(charging(free_costs(), devices(2)))
     backend.submit([compute(0), compute(1, 2), compute(2)])
     assert backend.next_event().command.number == 0
     with pytest.raises(
@@ -221,7 +250,7 @@ def test_commands_that_can_never_start_are_an_error_with_their_story():
 
 def test_waiting_with_nothing_submitted_is_a_stall():
     with pytest.raises(StallError, match="nothing can start any more"):
-        SimBackend(charging(free_costs())).next_event()
+        SimBackend(charging(free_costs(), devices(2))).next_event()
 
 
 def test_all_jobs_of_one_shard_and_no_bytes_only_compute():
@@ -258,3 +287,57 @@ def test_a_simulation_without_end_is_refused_before_it_begins():
         WorkloadError, match="the workload has 18,000,000,000 units; at most 16,777,216 can be simulated"
     ):
         simulate(workload(job(minibatches=10**10), job("B", minibatches=8 * 10**9)), devices(1), "fifo")
+
+
+def test_work_whose_rate_changes_many_times_ends_when_it_should():
+    # A loads 1000 blocks at a third of the bus beside two, at half beside one, and so on: small ones come and go
+    link = replace(BYTE_A_SECOND, shared="bus")
+    cluster = Cluster((Device(1 << 20, h2d=link),) * 3, buses=(Bus("bus", 1.0),))
+    jobs = workload(heavy("A", blocks=1000), *(heavy(f"j{n}", compute_s=0.25 * n) for n in range(1, 200)))
+    script = Script({f"j{n}/L0#0": 1 + n % 2 for n in range(1, 200)})
+    timeline = simulate(jobs, cluster, script)
+    loads = spans(timeline, "load")
+    assert loads[0].unit == "A/L0#0"
+    assert timeline.makespan_s == pytest.approx(loads[0].end_s + 64.0, rel=1e-12)
+    # the bus is never idle while A loads, so it has carried A's bytes and all that others have loaded meanwhile
+    others = sum(span.nbytes for span in loads[1:])
+    assert loads[0].end_s == pytest.approx(64 * 1000 + others, rel=1e-12)
+
+
+def late(name: str, arrival_s: float, **fields: object) -> TrainingJob:
+    return replace(heavy(name, **fields), arrival_s=arrival_s)
+
+
+@pytest.mark.parametrize("policy", ["fifo", "sharded-lrtf", "random"])
+@pytest.mark.parametrize("effects", ["theory", "overheads"])
+def test_a_job_does_nothing_before_it_arrives(policy: str, effects: str):
+    jobs = workload(heavy("A", minibatches=2), late("B", 500.0, minibatches=2), late("C", 96.0))
+    cluster = devices(2, link=BYTE_A_SECOND)
+    first = simulate(jobs, cluster, policy, effects=effects)
+    followed = simulate(jobs, cluster, FollowPlan(Plan.of(first, jobs, cluster)), effects=effects)
+    for timeline in (first, followed):
+        began_s = {name: min(span.start_s for span in timeline.spans if span.job == name) for name in "ABC"}
+        assert began_s["B"] == 500.0
+        assert began_s["C"] == 96.0
+        costs = StatedCosts(jobs, cluster)
+        bounds = lower_bounds(jobs, cluster, costs, transfers=effects != "theory")
+        assert timeline.makespan_s >= max(bounds.values()) >= 500.0 + 2 * 64.0
+
+
+def test_an_idle_machine_waits_for_a_job():
+    # the only job comes at 8; its load takes 64, its unit 64, its store 64
+    timeline = simulate(workload(late("A", 8.0)), devices(1, link=BYTE_A_SECOND), "fifo")
+    assert times(timeline, "compute") == [(72.0, 136.0)]
+    assert timeline.makespan_s == 200.0
+
+
+def test_policies_see_only_jobs_that_have_arrived():
+    seen: list[tuple[str, ...]] = []
+
+    class Watching(Script):
+        def choose(self, device: int, view: View) -> ShardUnit | None:
+            seen.append(tuple(unit.job for unit in view.eligible(device)))
+            return super().choose(device, view)
+
+    simulate(workload(heavy("A"), late("B", 1e3)), devices(1), Watching())
+    assert seen == [("A",), ("B",)]
