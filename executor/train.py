@@ -22,7 +22,7 @@ from executor.pool import DevicePool
 from executor.prepare import Prepared, prepare
 from hydrasim.command import Command, Event
 from hydrasim.dataflow import BlockKey
-from hydrasim.errors import told
+from hydrasim.errors import PlanError, told
 from hydrasim.loop import run
 from hydrasim.mechanism import OURS, Mechanism
 from hydrasim.orchestrator import Orchestrator
@@ -93,7 +93,7 @@ def train(
     )  # fmt: skip
     workload, cluster = prepared.workload, prepared.cluster
     beliefs = StatedCosts(workload, cluster) if profile is None else profile.costs(cluster)
-    chosen = make_policy(policy) if plan is None else FollowPlan(plan)
+    chosen = make_policy(policy) if plan is None else FollowPlan(_executable(plan))
     orchestrator = Orchestrator(workload, cluster, chosen, beliefs, mechanism=mechanism, seed=seed)
     assert orchestrator.residency is not None
     if pool is not None and pool.devices != prepared.devices:
@@ -121,6 +121,16 @@ def train(
         store.close()
         if pool is None:
             own_pool.close()
+
+
+def _executable(plan: Plan) -> Plan:
+    for step in (step for steps in plan.devices for step in steps):
+        if step.mode not in (None, "recompute"):
+            raise PlanError(
+                f"the plan runs {step.unit} in mode {step.mode}, but the executor can only recompute activations yet.\n"
+                "  Plan the jobs with activation_mode recompute."
+            )
+    return plan
 
 
 def _open(

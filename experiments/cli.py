@@ -6,14 +6,29 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from experiments import live, report
-from experiments.inputs import Inputs, output_option, takes_inputs
+from experiments import ladder_report, live, machine_report, report, run_tables
+from experiments.estimate import estimate
+from experiments.inputs import Inputs, takes_inputs
+from experiments.options import output_option
+from experiments.rivals import (
+    SystemName,
+    SystemNames,
+    SystemOptions,
+    options_text,
+    read_system,
+    system_names,
+    system_rows,
+)
 from hydrasim.errors import HydraError, ShardTooLarge, told
+from hydrasim.systems.quoted import PAPER_FIG8, SHARP
+
+if TYPE_CHECKING:
+    from hydrasim.timeline import Timeline
 
 MISTAKE, INTERRUPTED = 2, 130  # exit codes
 DEFAULT_POLICY = "resident-lrtf"
@@ -50,9 +65,17 @@ app = typer.Typer(
 PolicyName = Annotated[str, typer.Option("--policy", metavar="NAME", help="A policy's name, or file.py:Name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 GanttFile = Annotated[Path | None, output_option("--gantt", text="Draw the timeline (.png, .pdf, .svg).")]
-TraceFile = Annotated[Path | None, output_option("--trace", text="Write a trace for ui.perfetto.dev (.json).")]
-TimelineFile = Annotated[Path | None, output_option("--output", "-o", text="Write the timeline (.jsonl).")]
-PredictionFile = Annotated[Path | None, output_option("--timeline", text="Write the predicted timeline (.jsonl).")]
+ChartFile = Annotated[Path | None, output_option("--chart", text="With --effects all, draw the ranks (.png, .pdf).")]
+TraceFile = Annotated[
+    Path | None, output_option("--trace", text="Write a trace with counters for ui.perfetto.dev (.json).")
+]
+Tables = Annotated[bool, typer.Option("--tables", help="Print a table of the jobs and one of the devices, too.")]
+TimelineFile = Annotated[
+    Path | None, output_option("--output", "-o", text="Write the timeline (.jsonl, .jsonl.gz, .parquet).")
+]
+PredictionFile = Annotated[
+    Path | None, output_option("--timeline", text="Write the predicted timeline (.jsonl, .jsonl.gz, .parquet).")
+]
 PlanFile = Annotated[Path | None, output_option("--output", "-o", text="Write the plan (.json).")]
 
 
@@ -60,28 +83,68 @@ PlanFile = Annotated[Path | None, output_option("--output", "-o", text="Write th
 @takes_inputs
 def simulate(
     inputs: Inputs,
-    policy: PolicyName = DEFAULT_POLICY,
+    policy: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"A policy's name, or file.py:Name; else {DEFAULT_POLICY}.")
+    ] = None,
     plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Follow this plan instead of a policy.")] = None,
+    system: SystemName = SHARP,
+    option: SystemOptions = None,
     output: TimelineFile = None,
     gantt: GanttFile = None,
     trace: TraceFile = None,
+    tables: Tables = False,
     as_json: AsJson = False,
 ) -> None:
-    """Simulate one policy, or a plan, on a workload."""
+    """Simulate one policy, a plan, or a rival system on a workload.
+
+    The last line says the makespan, how many times the lower bound that is, the idle share of the devices
+    (1 - compute-busy), and the bytes moved between host and devices.
+    """
     import hydrasim
     from hydrasim.plan import Plan
     from hydrasim.policies.follow_plan import FollowPlan
+    from hydrasim.systems import simulate_system
 
+    rival = read_system(system, option or [], {"--policy": policy, "--plan": plan})
+    if rival is not None:
+        with report.minibatch_progress(inputs.workload, "simulating", quiet=as_json) as on_event:
+            timeline = simulate_system(
+                inputs.workload, inputs.cluster, rival, costs=inputs.costs, effects=inputs.effects, seed=inputs.seed,
+                on_event=on_event,
+            )  # fmt: skip
+        _show_run(rival.name, timeline, inputs, output, gantt, trace, tables=tables, as_json=as_json)
+        return
+    policy = policy or DEFAULT_POLICY
     followed = policy if plan is None else FollowPlan(Plan.read(plan))
     with report.unit_progress(inputs.workload.num_units, "simulating", quiet=as_json) as on_event:
         timeline = hydrasim.simulate(
             inputs.workload, inputs.cluster, followed, costs=inputs.costs, mechanism=inputs.mechanism,
             effects=inputs.effects, seed=inputs.seed, on_event=on_event,
         )  # fmt: skip
-    report.save_timeline([(policy if plan is None else f"plan {plan.name}", timeline)], output, gantt, trace)
+    _show_run(
+        policy if plan is None else f"plan {plan.name}",
+        timeline,
+        inputs,
+        output,
+        gantt,
+        trace,
+        tables=tables,
+        as_json=as_json,
+    )
+
+
+def _show_run(
+    name: str, timeline: Timeline, inputs: Inputs, output: Path | None, gantt: Path | None, trace: Path | None,
+    *, tables: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Write the files that were asked for, and say what a run came to."""
+    report.save_timeline([(name, timeline)], output, gantt, trace)
     if as_json:
-        report.print_json(report.result_fields(timeline, inputs))
+        more = run_tables.table_fields(timeline, inputs) if tables else {}
+        report.print_json(report.result_fields(timeline, inputs) | more)
     else:
+        if tables:
+            run_tables.print_tables(timeline, inputs)
         typer.echo(report.summary(timeline, inputs))
 
 
@@ -92,16 +155,28 @@ def simulate(
 def compare(
     inputs: Inputs,
     policies: Annotated[str, typer.Option(metavar="A,B,C", help="Only these policies, instead of all.")] = "",
+    systems: SystemNames = "",
+    chart: ChartFile = None,
     as_json: AsJson = False,
+    *,
+    every_rung: bool,
 ) -> None:
     """Compare policies on a workload with each other and with what no plan can beat."""
     from hydrasim.compare import compare as run_comparison
     from hydrasim.policies import policies as registered
 
     names = [name.strip() for name in policies.split(",") if name.strip()] or list(registered())
-    with report.step_progress(len(names), "comparing", quiet=as_json) as advance:
+    rivals = system_names(systems)
+    if every_rung and rivals:
+        raise HydraError("--systems goes with one rung of --effects, not with all of them.")
+    if every_rung:
+        ladder_report.compare_on_every_rung(inputs, names, chart, as_json=as_json)
+        return
+    if chart is not None:
+        raise HydraError("--chart draws the rungs of effects beside each other; it goes with --effects all.")
+    with report.step_progress(len(names) + len(rivals), "comparing", quiet=as_json) as advance:
         comparison = run_comparison(
-            inputs.workload, inputs.cluster, names, costs=inputs.costs, mechanism=inputs.mechanism,
+            inputs.workload, inputs.cluster, names, systems=rivals, costs=inputs.costs, mechanism=inputs.mechanism,
             effects=inputs.effects, seed=inputs.seed, on_policy=lambda _: None if advance is None else advance(1),
         )  # fmt: skip
     if as_json:
@@ -167,10 +242,21 @@ def policies(as_json: AsJson = False) -> None:
         )
 
 
+@app.command(epilog="Example: hydrasim systems")
+def systems(as_json: AsJson = False) -> None:
+    """List the rival systems that can be simulated, and those that are only quoted."""
+    rows = system_rows()
+    if as_json:
+        report.print_json({"systems": rows, "quotes": [asdict(quote) for quote in PAPER_FIG8]})
+        return
+    cells = [(row["system"], row["label"], row["summary"], options_text(row), row["source"]) for row in rows]
+    report.print_table(("system", "label", "what it does", "options", "source"), cells, text=True)
+
+
 @app.command(epilog="Example: hydrasim explain A/F0#0 --timeline timeline.jsonl")
 def explain(
     unit: Annotated[str, typer.Argument(metavar="UNIT", help="A unit, such as A/F0#17.")],
-    timeline: Annotated[Path, typer.Option(metavar="FILE", help="A timeline that simulate or plan wrote (.jsonl).")],
+    timeline: Annotated[Path, typer.Option(metavar="FILE", help="A timeline that simulate or plan wrote.")],
     as_json: AsJson = False,
 ) -> None:
     """Explain why a unit ran where and when it did."""
@@ -184,7 +270,11 @@ def explain(
         typer.echo(explanation.text())
 
 
+app.command(epilog="Example: hydrasim machines 8xh100 -o h100.yaml")(machine_report.machines)
 app.command(epilog="Example: hydrasim demo")(live.demo)
+app.command(epilog="Example: hydrasim estimate my_jobs.py:jobs --machine 1x4090 --precision bf16 -o profile.json")(
+    estimate
+)
 app.command(epilog="Example: hydrasim profile my_jobs.py:jobs --devices 2 --memory 96MiB -o profile.json")(live.profile)
 app.command(epilog="Example: hydrasim execute my_jobs.py:jobs --memory 96MiB --plan plan.json")(live.execute)
 app.command(epilog="Example: hydrasim validate standard --case gpt5-half -o validation")(live.validate)

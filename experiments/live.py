@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments import report
-from experiments.inputs import MAX_WORKERS, one_of, output_folder, output_option
+from experiments.inputs import MAX_WORKERS
 from experiments.jobs import check_cuda, prepare_jobs
 from experiments.live_report import print_demo, print_run, print_validation, run_fields, steps
+from experiments.options import one_of, output_folder, output_option
 from hydrasim.disk import make_folder, replacing
 from hydrasim.errors import HydraError
 from hydrasim.mechanism import MECHANISMS, OURS

@@ -87,23 +87,22 @@ def signed_percent(fraction: float) -> str:
     return f"{100 * fraction:+.1f} %"
 
 
-def bound_s(inputs: Inputs) -> float:
-    """Return the seconds that no plan can beat."""
+def bound_s(timeline: Timeline, inputs: Inputs) -> float | None:
+    """Return the seconds that no plan can beat; None for rival systems, some of which split a plan's mini-batches."""
+    if "system" in timeline.header:
+        return None
     transfers = inputs.effects != "theory"
     return max(lower_bounds(inputs.workload, inputs.cluster, inputs.costs, transfers=transfers).values())
 
 
 def result_fields(timeline: Timeline, inputs: Inputs) -> dict[str, Any]:
-    """Return a run's header and totals as JSON values; times in seconds, sizes in bytes.
-
-    bound_s is of plans, whose units are whole mini-batches: a rival system that splits these may beat it.
-    """
-    least_s = bound_s(inputs)
+    """Return a run's header and totals as JSON values; times in seconds, sizes in bytes."""
+    least_s = bound_s(timeline, inputs)
     return {
         **timeline.header,
         "makespan_s": timeline.makespan_s,
         "bound_s": least_s,
-        "ratio_to_bound": ratio(timeline.makespan_s, least_s),
+        "ratio_to_bound": None if least_s is None else ratio(timeline.makespan_s, least_s),
         **utilization_fields(timeline),
         "moved_bytes": timeline.moved_bytes,
         "peer_bytes": timeline.peer_bytes,
@@ -119,7 +118,8 @@ def utilization_fields(timeline: Timeline) -> dict[str, float]:
 
 def summary(timeline: Timeline, inputs: Inputs) -> str:
     """Say in one line what a run came to; idle is 1 - compute-busy, moved is between host and devices."""
-    times = ratio(timeline.makespan_s, bound_s(inputs))
+    least_s = bound_s(timeline, inputs)
+    times = None if least_s is None else ratio(timeline.makespan_s, least_s)
     bound = "" if times is None else f" ({times:.2f}x bound)"
     return (
         f"{timeline.header['label']}: makespan {seconds(timeline.makespan_s)}{bound}, "

@@ -68,6 +68,7 @@ class Command:
     mode: ActivationMode = "recompute"
     eligible: tuple[ShardUnit, ...] = ()
     peer: int = HOST
+    live_bytes: int = 0  # for a compute: what live blocks hold of the arena once the unit is bound
 
     @property
     def lane_key(self) -> tuple[int | str, Lane]:

@@ -3,6 +3,7 @@
 F0 -x1-> F1 -x2-> L2        x: boundary activations (x0 is the mini-batch)
  |        |     -g1->       g: gradients of a boundary, by the shard that made it
 B0 <-g0- B1 <-----          y: targets        w: state (parameters, then optimizer state)
+                            a: what a forward leaves for its own backward, where that is kept or spilled
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hydrasim.workload import Phase, ShardUnit, TrainingJob
+from hydrasim.workload import ActivationMode, Phase, ShardUnit, TrainingJob
 
 ALIGNMENT = 64  # bytes; vector loads are fastest on it, and results do not depend on it
 
 
 class BlockKey(NamedTuple):
-    """A piece of data with a home in host memory: state (w), boundary (x), gradient (g), target (y)."""
+    """A piece of data: state (w), boundary (x), gradient (g), target (y), a forward's activations (a).
+
+    All have a home in host memory but activations, which only have one when they are spilled.
+    """
 
     kind: str
     job: str
@@ -30,13 +34,17 @@ class BlockKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Dataflow:
-    """The blocks of one unit. reads gives how many leading bytes of each block the unit needs."""
+    """The blocks of one unit. reads gives how many leading bytes of each block the unit needs.
+
+    mode: what becomes of a forward's activations, or how a backward finds them.
+    """
 
     reads: tuple[tuple[BlockKey, int], ...]
     writes: tuple[BlockKey, ...]  # new blocks that the unit fills
     state: BlockKey
     updates_state: bool
     consumes: tuple[BlockKey, ...]  # nobody needs these afterwards
+    mode: ActivationMode
 
     @property
     def touched(self) -> tuple[BlockKey, ...]:
@@ -58,31 +66,66 @@ def block_bytes(job: TrainingJob, key: BlockKey) -> int:
         return aligned(job.target_bytes)
     if key.kind == "g":
         return aligned(shard.output_bytes)
+    if key.kind == "a":
+        return aligned(shard.activation_bytes)
     return aligned(job.input_bytes if key.shard == 0 else job.shards[key.shard - 1].output_bytes)
 
 
-def dataflow(job: TrainingJob, unit: ShardUnit) -> Dataflow:
-    """Return what a unit reads, writes and uses up."""
+def activations_of(job: TrainingJob, unit: ShardUnit) -> BlockKey | None:
+    """Return the block of the activations that a unit leaves or wants, None where there is nothing to keep."""
+    one_unit = unit.phase not in (Phase.FORWARD, Phase.BACKWARD)
+    if one_unit or job.activation_mode == "recompute" or not job.shards[unit.shard].activation_bytes:
+        return None
+    return BlockKey("a", job.name, unit.shard, unit.minibatch)
+
+
+def dataflow(job: TrainingJob, unit: ShardUnit, mode: ActivationMode | None = None) -> Dataflow:
+    """Return what a unit reads, writes and uses up; mode: of its activations, by default as the job says."""
+    mode = mode or job.activation_mode
     shard, last, n = unit.shard, len(job.shards) - 1, unit.minibatch
     state = BlockKey("w", job.name, shard, -1)
-    entry = BlockKey("x", job.name, shard, n)
-    reads = [entry]
+    kept = activations_of(job, unit)
+    found = () if kept is None or mode == "recompute" else (kept,)
+    reads = [BlockKey("x", job.name, shard, n)]
     if shard == last:
         reads.append(BlockKey("y", job.name, last, n))
     if unit.phase is Phase.FORWARD:
         parameters = aligned(job.shards[shard].parameter_bytes)
         writes = () if shard == last else (BlockKey("x", job.name, shard + 1, n),)
-        return Dataflow(_sized(job, reads, (state, parameters)), writes, state, False, ())
+        return Dataflow(_sized(job, reads, (state, parameters)), (*writes, *found), state, False, (), mode)
     if shard != last:
         reads.append(BlockKey("g", job.name, shard, n))
     writes = () if shard == 0 else (BlockKey("g", job.name, shard - 1, n),)
     full = (state, block_bytes(job, state))
-    return Dataflow(_sized(job, reads, full), writes, state, True, tuple(reads))
+    consumes = (*reads, *(() if kept is None else (kept,)))
+    return Dataflow(_sized(job, [*reads, *found], full), writes, state, True, consumes, mode)
 
 
 def unit_bytes(job: TrainingJob, unit: ShardUnit) -> int:
-    """Return the arena room that a unit needs at once: its state, inputs and outputs."""
+    """Return the arena room that a unit needs at once: its state, inputs, outputs and kept activations."""
     return sum(block_bytes(job, key) for key in dataflow(job, unit).touched)
+
+
+def state_keys(job: TrainingJob) -> list[BlockKey]:
+    """Return the blocks of a job's state."""
+    return [BlockKey("w", job.name, shard, -1) for shard in range(len(job.shards))]
+
+
+def passing_keys(job: TrainingJob) -> list[BlockKey]:
+    """Return the blocks that lie in host memory at most at a time, state aside.
+
+    That is what the units of one mini-batch hand on, its input, targets and spilled activations, and input and
+    targets of the next one, which is fetched while this one goes backward.
+    """
+    last = len(job.shards) - 1
+    keys = [BlockKey("x", job.name, shard, 0) for shard in range(last + 1)]
+    keys += [BlockKey("g", job.name, shard, 0) for shard in range(last)]
+    keys.append(BlockKey("y", job.name, last, 0))
+    if job.num_minibatches > 1:
+        keys += [BlockKey("x", job.name, 0, 1), BlockKey("y", job.name, last, 1)]
+    if job.activation_mode == "spill":
+        keys += [BlockKey("a", job.name, shard, 0) for shard in range(last if job.fused else last + 1)]
+    return keys
 
 
 def _sized(job: TrainingJob, keys: list[BlockKey], state: tuple[BlockKey, int]) -> tuple[tuple[BlockKey, int], ...]:

@@ -21,6 +21,10 @@ class ShardTooLarge(HydraError, ValueError):
     """A unit needs more memory than a device offers, so no plan can run it."""
 
 
+class HostMemoryTooSmall(HydraError, ValueError):
+    """Host memory, and disk if there is one, cannot hold what the jobs leave there."""
+
+
 class PolicyError(HydraError, RuntimeError):
     """A policy is unknown, chose a unit that may not run, or gave up with work left."""
 

@@ -126,7 +126,7 @@ def read_profile(path: Path) -> Profile:
         cluster = None if file.cluster is None else _cluster(file.cluster)
         dispatch = None if file.dispatch is None else _measurement(file.dispatch)
         workload = _workload(file.workload)
-        return Profile(workload, kinds, fetches, file.provenance, cluster, dispatch, file.slowdowns)
+        return Profile(workload, kinds, fetches, file.provenance, cluster, dispatch, file.slowdowns, file.label)
 
 
 def profile_fields(profile: Profile) -> dict[str, Any]:
@@ -144,6 +144,7 @@ def profile_fields(profile: Profile) -> dict[str, Any]:
     }
     return {
         "version": 1,
+        "label": profile.label,
         "workload": workload_fields(profile.workload),
         "kinds": kinds,
         "fetches": {job: vars(m) for job, m in profile.fetches.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from hydrasim.dataflow import BlockKey
@@ -19,7 +20,7 @@ class Future:
     """Exact next uses under a plan; positions count units within one device's plan."""
 
     def __init__(self, plan: Plan, workload: Workload, templates: Mapping[str, Template]) -> None:
-        self._device_of = plan.device_of
+        self._plan, self._device_of = plan, plan.device_of
         self._position_of = plan.position_of
         self._templates = templates
         self._jobs = workload.by_name
@@ -35,6 +36,53 @@ class Future:
             if key.kind == "w" and later.phase is not Phase.FORWARD:
                 return None
         return None
+
+    def keeps(self, key: BlockKey, unit: ShardUnit, device: int) -> bool:
+        """Tell whether a forward's activations are of use: its backward is on this device, and nobody gave them up."""
+        step = self._plan.devices[self._device_of[unit]][self._position_of[unit]]
+        return step.mode != "recompute" and self.next_use(key, unit, device) is not None
+
+    def next_turn(self, key: BlockKey, unit: ShardUnit) -> int:
+        """Return the place in `order` of the next unit, on any device, that uses state; its length if none does."""
+        later = next(self._uses(key, unit), None)
+        return len(self.order) if later is None else self._turn_of[later]
+
+    @cached_property
+    def order(self) -> list[ShardUnit]:
+        """One order of all units that respects the devices' and the jobs' own; as far as there is one.
+
+        About the order in which they would start if they took what the workload states, and nothing else
+        took time: a function of workload and plan, so that it cannot depend on how a run goes.
+        """
+        order: list[ShardUnit] = []
+        chains = {name: self._chain(name) for name in self._jobs}
+        front = {name: next(chain, None) for name, chain in chains.items()}
+        ready_s = {name: job.arrival_s for name, job in self._jobs.items()}
+        free_s, position = [0.0] * len(self._plan.devices), [0] * len(self._plan.devices)
+        while True:
+            best: tuple[float, int, ShardUnit] | None = None
+            for device, steps in enumerate(self._plan.devices):
+                unit = steps[position[device]].unit if position[device] < len(steps) else None
+                if unit is not None and unit == front[unit.job]:
+                    start_s = max(free_s[device], ready_s[unit.job])
+                    best = min(best or (start_s, device, unit), (start_s, device, unit), key=lambda found: found[:2])
+            if best is None:
+                return order
+            start_s, device, unit = best
+            free_s[device] = ready_s[unit.job] = start_s + self._jobs[unit.job].unit_s(unit.phase, unit.shard)
+            front[unit.job] = next(chains[unit.job], None)
+            position[device] += 1
+            order.append(unit)
+
+    @cached_property
+    def _turn_of(self) -> dict[ShardUnit, int]:
+        return {unit: turn for turn, unit in enumerate(self.order)}
+
+    def _chain(self, job: str) -> Iterator[ShardUnit]:
+        """Yield a job's units in their order."""
+        for minibatch in range(self._jobs[job].num_minibatches):
+            for node in self._templates[job].nodes:
+                yield ShardUnit(job, *node, minibatch)
 
     def stays(self, unit: ShardUnit, device: int) -> bool:
         """Tell whether the very next use of the unit's state is on this device."""

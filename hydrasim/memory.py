@@ -10,13 +10,16 @@ only on the order of the units bound to the device, never on timing, and memory 
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import attrgetter
 from typing import NamedTuple
 
 from hydrasim.dataflow import ALIGNMENT, BlockKey
 
 NEVER = -1
+_offset = attrgetter("offset")
 
 
 @dataclass(slots=True)
@@ -48,6 +51,17 @@ class Block:
     def keep_value(self) -> int:
         """Rank for eviction, smallest first: far next use when known, else least recently used."""
         return self.last_use if self.next_use is None else -self.next_use
+
+    def runs(self, need: int, previous: int) -> list[Segment]:
+        """Join the missing bytes to runs that may be written early and runs that wait for the `previous` unit."""
+        runs: list[Segment] = []
+        for start, end, guards in self.unwritten(need):
+            late = max(guards, default=NEVER) >= previous
+            if runs and late == (max(runs[-1].guards, default=NEVER) >= previous):
+                runs[-1] = Segment(runs[-1].start, end, runs[-1].guards | guards)
+            else:
+                runs.append(Segment(start, end, guards))
+        return sorted(runs, key=lambda run: (max(run.guards, default=NEVER) >= previous, run.start))
 
     def unwritten(self, need: int) -> list[Segment]:
         """Return the guarded segments of the bytes that are still missing from the leading `need`."""
@@ -92,24 +106,30 @@ class Arena:
         block ranks lowest, then the low or the high end: large blocks grow from one side and small ones
         from the other, so holes stay few. None when pinned blocks leave no room.
         """
-        live = sorted(self.blocks.values(), key=lambda block: block.offset)
-        offsets = {0, self.capacity - nbytes}
-        for block in live:
-            offsets.update((block.end, block.offset - nbytes))
-        for retired in self._retired:
-            offsets.update((retired.offset, retired.end, retired.offset - nbytes, retired.end - nbytes))
+        live = sorted(self.blocks.values(), key=_offset)
+        starts, ends = [block.offset for block in live], [block.end for block in live]
+        in_use = [max(block.guards, default=NEVER) for block in live]
+        old = sorted(self._retired)
+        old_starts, old_ends = [retired.offset for retired in old], [retired.end for retired in old]
+        last_use = [max(retired.guards, default=NEVER) for retired in old]
+        offsets = {0, self.capacity - nbytes, *ends, *old_starts, *old_ends}
+        offsets.update(edge - nbytes for edges in (starts, old_starts, old_ends) for edge in edges)
         best: tuple[tuple[bool, bool, int, int, int], int, list[Block]] | None = None
         for offset in offsets:
-            if offset < 0 or offset + nbytes > self.capacity:
+            end = offset + nbytes
+            if offset < 0 or end > self.capacity:
                 continue
-            victims = [block for block in live if block.offset < offset + nbytes and offset < block.end]
+            first, last = bisect_right(ends, offset), bisect_left(starts, end)
+            guards = in_use[first:last] + last_use[bisect_right(old_ends, offset) : bisect_left(old_starts, end)]
+            late = max(guards, default=NEVER) >= previous > NEVER
+            victims = live[first:last]
+            if best is not None and (late, first < last) > best[0][:2]:
+                continue
             if any(block.key in pinned for block in victims):
                 continue
-            newest = max((max(r.guards, default=NEVER) for r in self._overlapping(offset, nbytes)), default=NEVER)
             dearest = max((block.keep_value() for block in victims), default=0)
             lost = sum(block.nbytes for block in victims)
-            late = max([newest, *(max(block.guards, default=NEVER) for block in victims)]) >= previous > NEVER
-            rank = (late, bool(victims), dearest, lost, offset if low else -offset)
+            rank = (late, first < last, dearest, lost, offset if low else -offset)
             if best is None or rank < best[0]:
                 best = (rank, offset, victims)
         return None if best is None else best[1:]

@@ -19,10 +19,12 @@ from hydrasim.errors import HydraError, PlanError, PolicyError
 from hydrasim.future import Future
 from hydrasim.mechanism import DEFAULT_EFFECTS, EFFECTS, OURS, Effects, Mechanism
 from hydrasim.memory import Block
+from hydrasim.plan import Placement
+from hydrasim.precedence import Precedence, is_last_forward
 from hydrasim.progress import JobProgress
 from hydrasim.residency import Residency
 from hydrasim.view import View
-from hydrasim.workload import Phase, ShardUnit, Workload
+from hydrasim.workload import ActivationMode, ShardUnit, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,9 +43,9 @@ _NUM_ELIGIBLE_KEPT = 8  # alternatives remembered for `explain`
 class Orchestrator:
     """The brain of one run.
 
-    progress: each job's progress by name. in_flight: per device, the units issued and not yet done, at
-    most a running and a bound one. num_devices: how many are used; a mechanism may cap them, a plan says
-    itself. beliefs: the costs that the policy sees.
+    progress: each job's progress by name. in_flight: per device, the units issued and not yet done: a running and
+    a bound one, or more where a plan's units are bound in one order. num_devices: how many are used; a mechanism
+    may cap them, a plan says itself. beliefs: the costs that the policy sees.
     """
 
     def __init__(
@@ -80,9 +82,11 @@ class Orchestrator:
             self.plan.check(workload, len(cluster.devices))
             future = Future(self.plan, workload, templates)
         self.residency = Residency(workload, cluster, mechanism, future) if self._transfers else None
-        self.memory_of: dict[ShardUnit, tuple[int, tuple[str, ...]]] = {}
-        self._compute_of: dict[ShardUnit, int] = {}
-        self._fetch_of: dict[str, int] = {}  # job -> its newest fetch
+        # Host memory is one for all devices: what lies there follows from the order in which all units are bound.
+        shares = future is not None and self.residency is not None and self.residency.host.pages
+        self._order = deque(future.order) if shares and future is not None else None
+        self.memory_of: dict[ShardUnit, Placement] = {}
+        self._precedence = Precedence()
         self._plan_position = [0] * len(cluster.devices)
         self._num_issued = self._num_jobs_done = 0
         self._next_number = self._num_outstanding = 0
@@ -93,7 +97,7 @@ class Orchestrator:
 
     @property
     def finished(self) -> bool:
-        """All jobs are trained and all their state is back in host memory."""
+        """All jobs are trained and all their state is back in host memory, or on disk."""
         return self._num_jobs_done == len(self.progress) and not self._num_outstanding
 
     def start(self) -> list[Command]:
@@ -140,6 +144,12 @@ class Orchestrator:
             units += progress.front()
         return units
 
+    def mode(self, unit: ShardUnit, device: int) -> ActivationMode:
+        """See `View.mode`."""
+        if self.residency is None:
+            return self.progress[unit.job].job.activation_mode
+        return self.residency.mode(unit, device)
+
     def missing_bytes(self, unit: ShardUnit, device: int) -> int:
         return 0 if self.residency is None else self.residency.missing_bytes(unit, device)
 
@@ -175,6 +185,8 @@ class Orchestrator:
 
     def _serve(self, device: int) -> bool:
         """Ask the policy for a unit and issue it; tell whether there was one."""
+        if self._order is not None:
+            return self._serve_in_order(self._order, device)
         eligible = self.eligible(device)
         if not eligible:
             return False
@@ -184,11 +196,26 @@ class Orchestrator:
         self._bind(unit, device, eligible)
         return True
 
+    def _serve_in_order(self, order: deque[ShardUnit], device: int) -> bool:
+        """Bind units in the order that the plan stands for until the device has its next one.
+
+        Others may get theirs early, so that a device never waits for one that is behind; without prefetch
+        it does, since nothing may be loaded early.
+        """
+        assert self.plan is not None
+        while order and order[0] in self.progress[order[0].job].issuable():
+            target = self.plan.device_of[order[0]]
+            if self.in_flight[target] and not self.mechanism.prefetch:
+                return False
+            unit = order.popleft()
+            self._bind(unit, target, (unit,))
+            if target == device:
+                return True
+        return False
+
     def _bind(self, unit: ShardUnit, device: int, eligible: Sequence[ShardUnit]) -> None:
         progress = self.progress[unit.job]
-        template = progress.template
-        position = template.index[unit.phase, unit.shard]
-        before = self._predecessors(progress, unit, position)
+        before = self._precedence.before(progress, unit)
         self._alternatives = tuple(eligible[:_NUM_ELIGIBLE_KEPT])
         if self.residency is None:
             compute = self._emit(Kind.COMPUTE, Lane.COMPUTE, device, unit, before)
@@ -200,30 +227,9 @@ class Orchestrator:
         self._num_issued += 1
         self._plan_position[device] += 1
         self.in_flight[device].append(unit)
-        self._compute_of[unit] = compute.number
-        if self._is_last_forward(progress, unit):
+        self._precedence.note_compute(unit, compute.number)
+        if is_last_forward(progress, unit):
             self._fetch(progress, unit.minibatch + 1, {compute.number})
-
-    def _predecessors(self, progress: JobProgress, unit: ShardUnit, position: int) -> set[int]:
-        """Return the commands that the unit follows, by its DAG or from the mini-batch before, and its fetch.
-
-        A mini-batch without bytes is fetched all the same: the loader hands the random stream on.
-        """
-        template = progress.template
-        before, minibatch = template.predecessors[position], unit.minibatch
-        if not before and minibatch:
-            before, minibatch = frozenset(range(len(template.nodes))), minibatch - 1
-        found = {self._compute_of[ShardUnit(unit.job, *template.nodes[i], minibatch)] for i in before}
-        if not template.predecessors[position] and unit.job in self._fetch_of:
-            found.add(self._fetch_of[unit.job])
-        if not template.predecessors[position] and minibatch:
-            for node in template.nodes:  # nothing will ask for the mini-batch before the last one
-                self._compute_of.pop(ShardUnit(unit.job, *node, minibatch - 1), None)
-        return found
-
-    def _is_last_forward(self, progress: JobProgress, unit: ShardUnit) -> bool:
-        last = len(progress.job.shards) - 1
-        return unit.shard == last and unit.phase is (Phase.LOSS if progress.job.fused else Phase.FORWARD)
 
     def _fetch(self, progress: JobProgress, minibatch: int, after: set[int]) -> None:
         """Have the job's loader produce a mini-batch; the random stream makes it follow a forward."""
@@ -232,7 +238,7 @@ class Orchestrator:
             return
         node = progress.template.nodes[progress.template.sources[0]]
         command = self._emit(Kind.FETCH, Lane.HOST, HOST, ShardUnit(job.name, *node, minibatch), after)
-        self._fetch_of[job.name] = command.number
+        self._precedence.note_fetch(job.name, command.number)
         for key in (BlockKey("x", job.name, 0, minibatch), BlockKey("y", job.name, len(job.shards) - 1, minibatch)):
             self.residency.fetched(key, command)
 
@@ -241,14 +247,8 @@ class Orchestrator:
         assert self.plan is not None
         assert self.residency is not None
         offset = next((offset for key, offset in compute.places if key.kind == "w"), 0)
-        found = (offset, self.residency.evicted)
-        step = self.plan.devices[device][self._plan_position[device]]
-        if step.offset is not None and (step.offset, step.evict) != found:
-            raise PlanError(
-                f"the plan puts {unit} at offset {step.offset} and evicts {list(step.evict)}; "
-                f"here it comes to {offset} and {list(found[1])}.\n"
-                "  Plan again for this mechanism, or leave offset and evict out of an edited plan."
-            )
+        found = Placement(offset, self.residency.evicted, compute.mode)
+        self.plan.devices[device][self._plan_position[device]].check(found)
         self.memory_of[unit] = found
 
     def _emit(
@@ -262,13 +262,15 @@ class Orchestrator:
         start: int = 0,
         nbytes: int = 0,
         places: tuple[tuple[BlockKey, int], ...] = (),
+        mode: ActivationMode | None = None,
+        live_bytes: int = 0,
     ) -> Command:
         key, offset = (None, 0) if block is None else (block.key, block.offset)
-        mode = self.progress[unit.job].job.activation_mode
+        mode = mode or self.progress[unit.job].job.activation_mode
         eligible = self._alternatives if kind is Kind.COMPUTE else ()
         command = Command(
             self._next_number, kind, device, lane, unit, tuple(sorted(after)), key, start, nbytes, offset, places,
-            mode, eligible,
+            mode, eligible, live_bytes=live_bytes,
         )  # fmt: skip
         self._next_number += 1
         self._num_outstanding += 1

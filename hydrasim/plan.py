@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hydrasim.errors import PlanError
 from hydrasim.workload import ActivationMode, Phase, ShardUnit, TrainingJob, Workload
@@ -18,10 +18,20 @@ if TYPE_CHECKING:
 VERSION = 1
 
 
+class Placement(NamedTuple):
+    """What binding a unit came to: where its state lies, what made room, and the mode of its activations."""
+
+    offset: int
+    evict: tuple[str, ...]
+    mode: ActivationMode
+
+
 @dataclass(frozen=True)
 class Step:
-    """One unit of a plan. mode: how a backward finds its activations; None: as its job says.
+    """One unit of a plan.
 
+    mode: what becomes of a forward's activations; it may say "recompute" where its job keeps or spills them, and
+    so does a backward that finds none. None: as its job says.
     offset and evict: where its state lay and what made room, as planned; None: not worked out yet.
     """
 
@@ -29,6 +39,19 @@ class Step:
     mode: ActivationMode | None = None
     offset: int | None = None
     evict: tuple[str, ...] = ()
+
+    def check(self, found: Placement) -> None:
+        """Hold what binding the unit came to against what was worked out.
+
+        Raises:
+            PlanError: it came to something else.
+        """
+        if self.offset is not None and found != (self.offset, self.evict, self.mode or found.mode):
+            raise PlanError(
+                f"the plan puts {self.unit} at offset {self.offset} and evicts {list(self.evict)}; "
+                f"here it comes to {found.offset} and {list(found.evict)}, in mode {found.mode}.\n"
+                "  Plan again for this mechanism, or leave offset and evict out of an edited plan."
+            )
 
 
 @dataclass(frozen=True)
@@ -90,7 +113,8 @@ class Plan:
             job = workload.by_name.get(step.unit.job)
             if job is None or not _is_unit_of(job, step.unit):
                 raise PlanError(f"the plan holds {step.unit}, which is no unit of the workload.")
-            if step.mode not in (None, job.activation_mode):
+            gives_up = step.mode == "recompute" and step.unit.phase is not Phase.LOSS
+            if not gives_up and step.mode not in (None, job.activation_mode):
                 raise PlanError(f"the plan runs {step.unit} in mode {step.mode}, its job in {job.activation_mode}.")
 
     def to_json(self) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hydrasim.dataflow import BlockKey, aligned, block_bytes
+from hydrasim.capacity import check_fits
+from hydrasim.dataflow import aligned, block_bytes, passing_keys, state_keys
 from hydrasim.errors import ShardTooLarge
 from hydrasim.loop import run
 from hydrasim.mechanism import DEFAULT_EFFECTS, OURS, Effects, Mechanism
@@ -13,7 +14,6 @@ from hydrasim.orchestrator import Orchestrator
 from hydrasim.plan import Plan
 from hydrasim.policies.follow_plan import FollowPlan
 from hydrasim.profile import CostModel, StatedCosts
-from hydrasim.residency import Residency
 from hydrasim.simulator import sim_backend, simulate
 from hydrasim.workload import TrainingJob, Workload
 
@@ -44,14 +44,16 @@ def make_plan(
     The policy runs dynamically once; its order of units is then simulated under FollowPlan, because a
     backend that follows the plan knows the next uses and so moves other bytes than the dynamic run did.
     That second timeline is the prediction: its makespan goes into the plan, and so do the offset and the
-    evictions of every step. Its header adds `planned_by`, the policy, and `peak_bytes`, per device the
-    most that lay in its arena plus the greatest activation peak of the units that run there.
+    evictions of every step, and the activation mode it came to. Its header adds `planned_by`, the policy,
+    `peak_bytes`, per device the most that lay in its arena plus the greatest activation peak of the units that
+    run there, and `host_peak_bytes`, the most that lay in host memory.
 
-    Under effects "theory" nothing lies in memory, so steps keep no offsets and `peak_bytes` is absent.
+    Under effects "theory" nothing lies in memory, so steps keep no offsets and both peaks are absent.
     commands: a list that receives the commands of the second run. on_event: sees both runs.
 
     Raises:
-        ShardTooLarge: a unit cannot fit its device. PolicyError: the policy misbehaved.
+        ShardTooLarge: a unit cannot fit its device. HostMemoryTooSmall: the jobs cannot fit host memory and disk.
+        PolicyError: the policy misbehaved.
     """
     costs = StatedCosts(workload, cluster, pinned=mechanism.pinned) if costs is None else costs
     dynamic = simulate(
@@ -66,7 +68,8 @@ def make_plan(
     if orchestrator.residency is not None:
         working = _working_bytes(order, workload)
         peaks = [arena.peak_bytes + w for arena, w in zip(orchestrator.residency.arenas, working, strict=True)]
-        timeline = replace(timeline, header=timeline.header | {"peak_bytes": peaks})
+        found = {"peak_bytes": peaks, "host_peak_bytes": orchestrator.residency.host.peak_bytes}
+        timeline = replace(timeline, header=timeline.header | found)
     return _filled(order, orchestrator, timeline.makespan_s), timeline
 
 
@@ -80,26 +83,15 @@ def misfits(workload: Workload, cluster: Cluster, mechanism: Mechanism = OURS) -
         # A job alone would be offered more memory than it gets beside the others.
         shards = tuple(replace(shard, working_bytes=workload.working_bytes) for shard in job.shards)
         try:
-            Residency(Workload((replace(job, shards=shards),)), cluster, mechanism, None)
+            check_fits(Workload((replace(job, shards=shards),)), cluster, mechanism)
         except ShardTooLarge as reason:
             found[job.name] = str(reason)
     return found
 
 
 def host_bytes(job: TrainingJob) -> int:
-    """Return the host memory that a job's data takes at most: its state and what units hand on.
-
-    That is the state of all shards, the boundaries and gradients of one mini-batch with its input and
-    targets, and the input and targets of the next one, which is fetched while this one goes backward.
-    """
-    last = len(job.shards) - 1
-    keys = [BlockKey("w", job.name, shard, -1) for shard in range(last + 1)]
-    keys += [BlockKey("x", job.name, shard, 0) for shard in range(last + 1)]
-    keys += [BlockKey("g", job.name, shard, 0) for shard in range(last)]
-    keys.append(BlockKey("y", job.name, last, 0))
-    if job.num_minibatches > 1:
-        keys += [BlockKey("x", job.name, 0, 1), BlockKey("y", job.name, last, 1)]
-    return sum(block_bytes(job, key) for key in keys)
+    """Return the host memory that a job's data takes at most: its state and what units hand on."""
+    return sum(block_bytes(job, key) for key in (*state_keys(job), *passing_keys(job)))
 
 
 def _working_bytes(plan: Plan, workload: Workload) -> list[int]:
@@ -116,8 +108,8 @@ def _filled(plan: Plan, orchestrator: Orchestrator, makespan_s: float) -> Plan:
     memory_of = orchestrator.memory_of
     devices = tuple(
         tuple(
-            replace(step, offset=memory_of[step.unit][0], evict=memory_of[step.unit][1])
-            if step.unit in memory_of
+            replace(step, mode=found.mode, offset=found.offset, evict=found.evict)
+            if (found := memory_of.get(step.unit))
             else step
             for step in steps
         )

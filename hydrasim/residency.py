@@ -6,14 +6,14 @@ but never on time. That makes the command list of a plan one pure function of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from hydrasim.capacity import arena_bytes, check_fits, zone_bytes
 from hydrasim.command import Command, Kind, Lane
-from hydrasim.dataflow import ALIGNMENT, BlockKey, Dataflow, aligned, block_bytes, dataflow, unit_bytes
-from hydrasim.errors import ShardTooLarge
-from hydrasim.memory import NEVER, Arena, Block
-from hydrasim.workload import Phase, ShardUnit, TrainingJob, Workload
+from hydrasim.dataflow import BlockKey, Dataflow, activations_of, block_bytes, dataflow, state_keys
+from hydrasim.host_memory import HostMemory
+from hydrasim.memory import NEVER, Arena, Block, Segment
+from hydrasim.workload import ActivationMode, Phase, ShardUnit, TrainingJob, Workload
 
 if TYPE_CHECKING:
     from hydrasim.cluster import Cluster
@@ -35,30 +35,22 @@ class Emit(Protocol):
         start: int = 0,
         nbytes: int = 0,
         places: tuple[tuple[BlockKey, int], ...] = (),
+        mode: ActivationMode | None = None,
+        live_bytes: int = 0,
     ) -> Command: ...
 
 
-@dataclass(slots=True)
-class Home:
-    """The host copy of a block: the command that makes it current, and the device that has newer data."""
-
-    ready: int | None = None
-    dirty_on: int | None = None
-
-
 class Residency:
-    """Blocks of all devices, and the commands that binding a unit takes."""
+    """Blocks of all devices, and the commands that binding a unit takes. host: where they are at home."""
 
     def __init__(self, workload: Workload, cluster: Cluster, mechanism: Mechanism, future: Future | None) -> None:
         self._jobs = workload.by_name
         self._mechanism = mechanism
         self._future = future
-        working = aligned(workload.working_bytes)
-        self.arenas = [Arena(max(0, device.memory_bytes - working)) for device in cluster.devices]
-        zone = mechanism.loading_zone_fraction
-        self._zones = [
-            None if zone is None else int(arena.capacity * zone) // ALIGNMENT * ALIGNMENT for arena in self.arenas
-        ]
+        check_fits(workload, cluster, mechanism)
+        self.host = HostMemory(workload, cluster, mechanism, future)
+        self.arenas = [Arena(nbytes) for nbytes in arena_bytes(workload, cluster)]
+        self._zones = [zone_bytes(arena.capacity, mechanism) for arena in self.arenas]
         self._lazy = {
             (job.name, index)
             for job in workload.jobs
@@ -66,51 +58,55 @@ class Residency:
             if mechanism.write_back == "lazy"
             or (mechanism.write_back == "auto" and _state_bytes(job) <= arena.capacity)
         }
-        self._homes: dict[BlockKey, Home] = {}
         self._holders: dict[BlockKey, list[int]] = {}
         self._bound = [0] * len(self.arenas)
         self._last_compute: list[int] = [NEVER] * len(self.arenas)
         self.evicted: tuple[str, ...] = ()
-        for index in range(len(self.arenas)):
-            self._check_fits(workload, index, cluster.devices[index].memory_bytes)
 
     def fetched(self, key: BlockKey, command: Command) -> None:
         """Note which command brings a mini-batch into host memory."""
-        self._homes[key] = Home(ready=command.number)
+        self.host.create(key, ready=command.number)
+
+    def mode(self, unit: ShardUnit, device: int) -> ActivationMode:
+        """Return what would become of a forward's activations, or how a backward would find them, if bound now.
+
+        Kept activations are lost when they are evicted; and those that another device's process made are of no use,
+        since a graph of them cannot travel. Under a plan a forward keeps nothing whose backward is elsewhere, or
+        for which the plan says so.
+        """
+        job = self._jobs[unit.job]
+        mode, key = job.activation_mode, activations_of(job, unit)
+        if key is None:
+            return mode
+        if unit.phase is Phase.FORWARD:
+            return mode if self._future is None or self._future.keeps(key, unit, device) else "recompute"
+        home = self.host.homes.get(key)
+        found = home is not None and home.made_on == device
+        return mode if found or key in self.arenas[device].blocks else "recompute"
 
     def missing_bytes(self, unit: ShardUnit, device: int) -> int:
         blocks = self.arenas[device].blocks
-        reads = dataflow(self._jobs[unit.job], unit).reads
+        reads = self._flow(unit, device).reads
         return sum(max(0, need - (blocks[key].valid_bytes if key in blocks else 0)) for key, need in reads)
 
     def bind(self, unit: ShardUnit, device: int, predecessors: set[int], emit: Emit) -> Command:
         """Emit everything that the unit takes on the device; return its compute command."""
-        flow = dataflow(self._jobs[unit.job], unit)
+        flow = self._flow(unit, device)
         self.evicted = ()
         self._demote(unit, device, flow, emit)
         self._settle_elsewhere(unit, device, flow, emit)
-        self._place_all(unit, device, flow, emit)
+        if not self._place_all(unit, device, flow, emit):
+            flow = self._pack(unit, device, emit)
         loads = self._load_all(unit, device, flow, emit)
         compute = self._compute(unit, device, flow, predecessors | loads, emit)
         self._store_outputs(unit, device, flow, compute, emit)
+        self.host.bound(unit, device)
         self._bound[device] += 1
         self._last_compute[device] = compute.number
         return compute
 
-    def _check_fits(self, workload: Workload, index: int, memory_bytes: int) -> None:
-        capacity = self.arenas[index].capacity - (self._zones[index] or 0)
-        for job in workload.jobs:
-            for shard in range(len(job.shards)):
-                last = shard == len(job.shards) - 1
-                phase = Phase.LOSS if job.fused and last else Phase.BACKWARD
-                need = unit_bytes(job, ShardUnit(job.name, phase, shard, 0))
-                if need > capacity:
-                    raise ShardTooLarge(
-                        f"shard {shard} of {job.name!r} needs {need:,} bytes for state, inputs and outputs; "
-                        f"device {index} has {capacity:,} left of {memory_bytes:,} "
-                        f"(activation peak {workload.working_bytes:,}, loading zone {self._zones[index] or 0:,}).\n"
-                        "  Cut the model into more shards, lower loading_zone_fraction, or give more memory."
-                    )
+    def _flow(self, unit: ShardUnit, device: int) -> Dataflow:
+        return dataflow(self._jobs[unit.job], unit, self.mode(unit, device))
 
     def _demote(self, unit: ShardUnit, device: int, flow: Dataflow, emit: Emit) -> None:
         """Give up what the mechanism does not keep and the unit does not use."""
@@ -125,43 +121,47 @@ class Residency:
 
     def _settle_elsewhere(self, unit: ShardUnit, device: int, flow: Dataflow, emit: Emit) -> None:
         """Have another device store newer state, and drop the copies that this unit makes stale."""
-        home = self._homes.setdefault(flow.state, Home())
-        if home.dirty_on is not None and home.dirty_on != device:
-            block = self.arenas[home.dirty_on].blocks[flow.state]
-            self._store(block, unit, home.dirty_on, emit)
+        dirty_on = self.host.homes[flow.state].dirty_on
+        if dirty_on is not None and dirty_on != device:
+            self._store(self.arenas[dirty_on].blocks[flow.state], unit, dirty_on, emit)
         if flow.updates_state:
             for other in list(self._holders.get(flow.state, ())):
                 if other != device:
                     self._retire(self.arenas[other].blocks[flow.state], other)
 
-    def _place_all(self, unit: ShardUnit, device: int, flow: Dataflow, emit: Emit) -> None:
-        """Give every block of the unit an address."""
-        job, arena = self._jobs[unit.job], self.arenas[device]
-        sizes = {key: block_bytes(job, key) for key in flow.touched}
-        sizes = {key: nbytes for key, nbytes in sizes.items() if nbytes}
+    def _place_all(self, unit: ShardUnit, device: int, flow: Dataflow, emit: Emit) -> bool:
+        """Give every block of the unit an address; tell whether fragments of its own blocks left room."""
+        arena, sizes = self.arenas[device], self._sizes(unit, flow)
         pinned = set(sizes)
         for key in sorted((key for key in sizes if key not in arena.blocks), key=lambda key: -sizes[key]):
             # Copies on the compute lane never overlap, so waiting for the unit before costs them nothing.
             previous = NEVER if self._mechanism.synchronous_copies else self._last_compute[device]
             choice = arena.choose(sizes[key], pinned, previous, low=key.kind == "w")
             if choice is None:
-                self._pack(unit, device, sizes, emit)
-                return
+                return False
             offset, victims = choice
             for victim in victims:
                 self._evict(victim, unit, device, emit)
             self._put(key, sizes[key], offset, device)
+        return True
 
-    def _pack(self, unit: ShardUnit, device: int, sizes: dict[BlockKey, int], emit: Emit) -> None:
-        """Start over from an empty arena: fragments of the unit's own blocks left no room."""
+    def _pack(self, unit: ShardUnit, device: int, emit: Emit) -> Dataflow:
+        """Start over from an empty arena, where kept activations are lost; return what that makes of the unit."""
         for block in list(self.arenas[device].blocks.values()):
             self._evict(block, unit, device, emit)
+        flow = self._flow(unit, device)
+        sizes = self._sizes(unit, flow)
         own = set(map(str, sizes))  # these only move
         self.evicted = tuple(name for name in self.evicted if name not in own)
         offset = 0
         for key, nbytes in sizes.items():
             self._put(key, nbytes, offset, device)
             offset += nbytes
+        return flow
+
+    def _sizes(self, unit: ShardUnit, flow: Dataflow) -> dict[BlockKey, int]:
+        sizes = {key: block_bytes(self._jobs[unit.job], key) for key in flow.touched}
+        return {key: nbytes for key, nbytes in sizes.items() if nbytes}
 
     def _put(self, key: BlockKey, nbytes: int, offset: int, device: int) -> None:
         self._holders.setdefault(key, []).append(device)
@@ -179,7 +179,7 @@ class Residency:
             block = arena.blocks.get(key)
             if block is None or block.valid_bytes >= need:
                 continue
-            ready = self._homes[key].ready
+            ready = self.host.before_load(key, unit, emit)
             for start, end, guards in self._slices(block, need, previous):
                 for low, high in _cut(start, end, ahead):
                     after = set(guards)
@@ -191,24 +191,18 @@ class Residency:
                         after.add(ready)
                     command = emit(Kind.LOAD, lane, device, unit, after, block, low, high - low)
                     loads.add(command.number)
+                    self.host.loaded(key, command)
                 if ahead is not None:
                     ahead = max(0, ahead - (end - start))
             block.valid_bytes = need
         return loads
 
-    def _slices(self, block: Block, need: int, previous: int) -> list[tuple[int, int, frozenset[int]]]:
-        """Split the missing bytes into runs that may be written early and runs that wait for the previous unit."""
-        segments = block.unwritten(need)
-        if not self._mechanism.partial_prefetch:
-            return [(block.valid_bytes, need, frozenset().union(*(segment.guards for segment in segments)))]
-        runs: list[tuple[int, int, frozenset[int]]] = []
-        for start, end, guards in segments:
-            late = max(guards, default=NEVER) >= previous
-            if runs and late == (max(runs[-1][2], default=NEVER) >= previous):
-                runs[-1] = (runs[-1][0], end, runs[-1][2] | guards)
-            else:
-                runs.append((start, end, guards))
-        return sorted(runs, key=lambda run: (max(run[2], default=NEVER) >= previous, run[0]))
+    def _slices(self, block: Block, need: int, previous: int) -> list[Segment]:
+        """Split the missing bytes into what is loaded ahead and what waits, where that is allowed."""
+        if self._mechanism.partial_prefetch:
+            return block.runs(need, previous)
+        guards = frozenset[int]().union(*(segment.guards for segment in block.unwritten(need)))
+        return [Segment(block.valid_bytes, need, guards)]
 
     def _compute(self, unit: ShardUnit, device: int, flow: Dataflow, after: set[int], emit: Emit) -> Command:
         blocks = self.arenas[device].blocks
@@ -220,13 +214,16 @@ class Residency:
             after.add(state.last_store)
         touched = [blocks[key] for key in flow.touched if key in blocks]
         places = tuple((block.key, block.offset) for block in touched)
-        compute = emit(Kind.COMPUTE, Lane.COMPUTE, device, unit, after, places=places)
+        live_bytes = self.arenas[device].used_bytes
+        compute = emit(
+            Kind.COMPUTE, Lane.COMPUTE, device, unit, after, places=places, mode=flow.mode, live_bytes=live_bytes
+        )
         for block in touched:
             block.guards = {compute.number}
             block.last_use = self._bound[device]
         if flow.updates_state and state is not None:
             state.dirty = True
-            self._homes[flow.state].dirty_on = device
+            self.host.homes[flow.state].dirty_on = device
         return compute
 
     def _store_outputs(self, unit: ShardUnit, device: int, flow: Dataflow, compute: Command, emit: Emit) -> None:
@@ -235,14 +232,16 @@ class Residency:
         for key in flow.writes:
             if key in blocks:
                 blocks[key].valid_bytes = blocks[key].nbytes
-                self._homes[key] = Home()
+                if key.kind == "a" and flow.mode == "keep":
+                    continue
+                self.host.create(key, made_on=device)
                 self._store(blocks[key], unit, device, emit)
                 if not self._mechanism.skip_spill:
                     self._retire(blocks[key], device)
         for key in flow.consumes:
             for holder in list(self._holders.get(key, ())):
                 self._retire(self.arenas[holder].blocks[key], holder)
-            self._homes.pop(key, None)
+            self.host.forget(key)
         state = blocks.get(flow.state)
         if (
             state is not None
@@ -265,9 +264,11 @@ class Residency:
         blocks = self.arenas[device].blocks
         for key in flow.touched:
             if key in blocks:
-                blocks[key].next_use = self._future.next_use(key, unit, device)
-                if blocks[key].next_use is None:
+                next_use = self._future.next_use(key, unit, device)
+                if next_use is None:
                     self._retire(blocks[key], device)
+                elif self._mechanism.eviction == "next-use":
+                    blocks[key].next_use = next_use
 
     def _evict(self, block: Block, unit: ShardUnit, device: int, emit: Emit) -> None:
         if block.dirty:
@@ -278,13 +279,10 @@ class Residency:
     def _store(self, block: Block, unit: ShardUnit, device: int, emit: Emit) -> None:
         lane = Lane.COMPUTE if self._mechanism.synchronous_copies else Lane.D2H
         nbytes = block.nbytes if block.dirty or block.key.kind != "w" else block.valid_bytes
-        home = self._homes[block.key]
-        after = set(block.guards)
-        if home.ready is not None:  # another device may still be storing an older version
-            after.add(home.ready)
+        after = block.guards | self.host.before_store(block, nbytes, unit, emit)
         command = emit(Kind.STORE, lane, device, unit, after, block, 0, nbytes)
+        self.host.stored(block, command)
         block.last_store, block.dirty = command.number, False
-        home.ready, home.dirty_on = command.number, None
 
     def _retire(self, block: Block, device: int) -> None:
         self._holders[block.key].remove(device)
@@ -294,7 +292,7 @@ class Residency:
 
 
 def _state_bytes(job: TrainingJob) -> int:
-    return sum(block_bytes(job, BlockKey("w", job.name, shard, -1)) for shard in range(len(job.shards)))
+    return sum(block_bytes(job, key) for key in state_keys(job))
 
 
 def _cut(start: int, end: int, ahead: int | None) -> list[tuple[int, int]]:

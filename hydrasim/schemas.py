@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
-from hydrasim.profile import MAX_SECONDS
+from hydrasim.profile import MAX_SECONDS, CostLabel
 from hydrasim.workload import ActivationMode, ShardUnit
 
 MAX_COPIES = 1 << 16  # of a list of shards or of a device: more is a slip, and would fill the memory
@@ -117,6 +117,7 @@ class ClusterFile(_Strict):
     disk: DiskFile | None = None
     compute_slowdown: list[Annotated[FiniteFloat, Field(ge=1, le=1e6)]] = []
     variation: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0.0
+    core_copy_bytes_per_s: Rate = math.inf
 
 
 class StepFile(_Strict):
@@ -166,7 +167,9 @@ class SpanFile(_Strict):
     after: tuple[Whole, ...] = ()
     eligible: tuple[str, ...] = ()
     issued_s: FiniteFloat = 0.0
-    cause: int = Field(default=-1, ge=-1)
+    cause: int = Field(default=-1, ge=-1, lt=1 << 63)
+    live_bytes: Whole = 0
+    peer: int = Field(default=-1, ge=-1, lt=MAX_COPIES)
 
 
 class MeasurementFile(_Strict):
@@ -204,6 +207,7 @@ class ProfileFile(_Strict):
     """A profile, with the workload and cluster that were measured."""
 
     version: Literal[1]
+    label: CostLabel = "measured"
     workload: WorkloadFile
     kinds: dict[str, KindFile]
     fetches: dict[str, MeasurementFile]

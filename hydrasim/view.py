@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from hydrasim.orchestrator import Orchestrator
-    from hydrasim.workload import ShardUnit, TrainingJob
+    from hydrasim.workload import ActivationMode, ShardUnit, TrainingJob
 
 
 class JobView(Protocol):
@@ -71,9 +71,13 @@ class View:
         """Return the units issued to a device and not yet done: the running one, then a bound one."""
         return tuple(self._orchestrator.in_flight[device])
 
+    def mode(self, unit: ShardUnit, device: int) -> ActivationMode:
+        """Return how the unit would find its activations, or what would become of them, if bound to a device now."""
+        return self._orchestrator.mode(unit, device)
+
     def compute_s(self, unit: ShardUnit, device: int) -> float:
-        """Return how long the unit is believed to compute on a device."""
-        return self._orchestrator.beliefs.compute_s(unit, device)
+        """Return how long the unit is believed to compute on a device if bound to it now."""
+        return self._orchestrator.beliefs.compute_s(unit, device, self.mode(unit, device))
 
     def missing_bytes(self, unit: ShardUnit, device: int) -> int:
         """Return the bytes of the unit's state and inputs that are not on the device."""

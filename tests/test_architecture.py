@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("hydrasim", "executor", "experiments")
-HEAVY = ("torch", "pandas", "matplotlib", "networkx", "simpy", "pydantic", "numpy")
+HEAVY = ("torch", "ortools", "pyarrow", "pandas", "matplotlib", "networkx", "simpy", "pydantic", "numpy")
 
 
 def modules(*packages: str) -> list[Path]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.readme import updated
+from hydrasim.schemas import BusFile, ClusterFile, DeviceFile, DiskFile, JobFile, LinkFile, ShardFile, WorkloadFile
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -24,6 +25,12 @@ def blocks(text: str, language: str) -> list[str]:
 def commands(text: str) -> list[str]:
     lines = "\n".join(blocks(text, "sh")).splitlines()
     return [line.partition("#  ")[0].strip() for line in lines if line.startswith("hydrasim ")]
+
+
+def write_worlds(folder: Path) -> None:
+    """Write the workload and the cluster that the README documents field by field."""
+    for name, text in zip(("workload.yaml", "cluster.yaml"), blocks(README, "yaml"), strict=True):
+        (folder / name).write_text(text)
 
 
 def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -41,11 +48,22 @@ def test_code_block_prints_what_the_readme_shows(index, tmp_path):
 
 def test_commands_run_one_after_another(tmp_path):
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    write_worlds(tmp_path)
     assert commands(README)
     for command in commands(README):
         done = run([sys.executable, "-m", "experiments.cli", *shlex.split(command)[1:]], tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         assert done.stdout.strip(), command
+
+
+@pytest.mark.parametrize(
+    ("index", "models"),
+    [(0, (WorkloadFile, JobFile, ShardFile)), (1, (ClusterFile, DeviceFile, LinkFile, BusFile, DiskFile))],
+)
+def test_every_field_of_a_file_is_documented(index, models):
+    text = blocks(README, "yaml")[index]
+    for name in (name for model in models for name in model.model_fields):
+        assert re.search(rf"\b{name}:", text), name
 
 
 def test_policy_of_the_contributing_guide_runs(tmp_path):

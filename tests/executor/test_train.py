@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -16,7 +17,10 @@ from torch.utils.data import DataLoader
 
 from executor import CpuDevice, DevicePool, prepare, train
 from executor.compare_state import identical
+from hydrasim import Workload
+from hydrasim.errors import PlanError
 from hydrasim.mechanism import PAPER, Mechanism
+from hydrasim.planning import make_plan
 from tests.executor.worlds import Tokens, differences, expected, pairs, perceptron, small_job, transformer
 
 
@@ -57,6 +61,14 @@ def test_a_run_leaves_random_state_loader_and_optimizer_alone(pools):
     assert torch.equal(torch.get_rng_state(), before[1])
     assert (random.getstate(), numpy.random.get_state()[1].tolist()) == before[2:]
     assert not optimizer.state
+
+
+def test_a_plan_that_keeps_activations_is_refused(pools):
+    prepared = prepare([small_job()], pools[1].devices)
+    workload = Workload(tuple(replace(job, activation_mode="keep") for job in prepared.workload.jobs))
+    plan, _ = make_plan(workload, prepared.cluster, "fifo")
+    with pytest.raises(PlanError, match="in mode keep, but the executor can only recompute activations yet"):
+        train(prepared, plan=plan, pool=pools[1])
 
 
 def test_a_result_says_what_it_took(pools):

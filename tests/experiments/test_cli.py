@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from experiments.cli import app
 from hydrasim import Plan, Timeline
+from hydrasim.files import read_cluster
+from hydrasim.machines import MACHINES
 from hydrasim.policies import policies
 from tests.experiments.worlds import as_json, write_world
 
@@ -152,6 +154,33 @@ def test_policies_lists_every_one_with_its_source():
     assert all(row["summary"] and row["source"] for row in json_of("policies"))
 
 
+def test_machines_lists_every_one_with_its_price():
+    result = run("machines")
+    for line in (
+        "8x1080ti 8 x GTX 1080 Ti 10.9 GiB 13.2 3.7 - 4 10 512 GiB - -",
+        "8xa100-40gb 8 x A100 40GB 39.5 GiB 12.3 3.7 250 2 48 1,152 GiB 21.96 2026-11-09",
+    ):
+        assert line in " ".join(result.stdout.split())
+    found = json_of("machines")
+    assert [row["machine"] for row in found] == list(MACHINES)
+    assert all(number["source"] for row in found for number in row["constants"].values())
+    assert found[0]["constants"]["host_cores"]["value"] == 10
+
+
+def test_a_machine_names_its_sources_and_gives_its_cluster(folder):
+    result = run("machines 8x2080ti -o cluster.json")
+    for text in ("paper: 2022 version, evaluation: 500 GB of DRAM", "13.1 GB/s", "53.8 TFLOPS", "0.007 ms"):
+        assert text in " ".join(result.stdout.split())
+    assert read_cluster(folder / "cluster.json") == MACHINES["8x2080ti"].cluster
+    assert "price" in run("machines 8xh100").stdout
+    makespans_s = [
+        json_of(f"simulate workload.yaml {place}")["makespan_s"]
+        for place in ("--cluster cluster.json", "--machine 8x2080ti")
+    ]
+    assert makespans_s[0] == makespans_s[1]
+    assert json_of("machines 8x2080ti")["devices"] == ["RTX 2080 Ti"] * 8
+
+
 def test_explain_tells_why():
     run(f"simulate {WORLD} --policy fifo -o run.jsonl")
     result = run("explain A/F0#0 --timeline run.jsonl")
@@ -172,6 +201,10 @@ def test_explain_tells_why():
             "buggy failed to choose for device 0: AttributeError",
         ),
         ("simulate --preset paper-fig6 --effects nope", "'nope' is not one of the effects: theory, transfers"),
+        ("simulate --preset paper-fig6 --machine nope", "'nope' is not one of the machines: 8x1080ti, 8x2080ti"),
+        ("machines nope", "'nope' is not one of the machines: 8x1080ti, 8x2080ti"),
+        ("machines -o cluster.yaml", "say which machine's cluster cluster.yaml is to hold: 8x1080ti"),
+        ("machines 8xh100 -o missing/cluster.yaml", "there is no folder missing to write cluster.yaml into"),
         ("simulate --preset paper-fig6 --mechanism nope", "'nope' is not one of the mechanisms: ours, paper"),
         ("simulate --preset paper-fig6 --devices zero", "--devices"),
         ("simulate --preset paper-fig6 --gantt missing/run.png", "there is no folder missing to write run.png into"),
@@ -246,7 +279,7 @@ def test_every_help_has_an_example(command):
     assert f"Example: hydrasim {command.callback.__name__}" in result.stdout
 
 
-@pytest.mark.parametrize("name", ["simulate", "compare", "plan", "policies", "explain"])
+@pytest.mark.parametrize("name", ["simulate", "compare", "plan", "policies", "machines", "explain"])
 def test_the_examples_run(name):
     run(f"simulate {WORLD} -o timeline.jsonl")
     (epilog,) = (c.epilog for c in app.registered_commands if c.callback.__name__ == name)

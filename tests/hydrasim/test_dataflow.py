@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from hydrasim import Phase, Shard, ShardUnit, TrainingJob
-from hydrasim.dataflow import BlockKey, aligned, block_bytes, dataflow, unit_bytes
+from hydrasim.dataflow import (
+    BlockKey,
+    activations_of,
+    aligned,
+    block_bytes,
+    dataflow,
+    passing_keys,
+    state_keys,
+    unit_bytes,
+)
 
 THREE = TrainingJob(
     "A",
@@ -81,3 +92,45 @@ def test_the_last_unfused_forward_reads_targets_and_leaves_them_for_the_backward
 )
 def test_a_unit_needs_room_for_its_state_inputs_and_outputs(unit: str, nbytes: int):
     assert unit_bytes(THREE, ShardUnit.parse(unit)) == nbytes
+
+
+KEPT = replace(
+    THREE, shards=tuple(replace(shard, activation_bytes=70) for shard in THREE.shards), activation_mode="keep"
+)
+
+
+def test_a_kept_forward_writes_activations_and_its_backward_uses_them_up():
+    forward, backward = (dataflow(KEPT, ShardUnit.parse(text)) for text in ("A/F1#1", "A/B1#1"))
+    assert texts(forward.writes) == ["A/x2#1", "A/a1#1"]
+    assert (str(backward.reads[-1][0]), backward.reads[-1][1]) == ("A/a1#1", 128)
+    assert "A/a1#1" in texts(backward.consumes)
+    assert (forward.mode, backward.mode) == ("keep", "keep")
+
+
+def test_a_backward_that_recomputes_reads_no_activations_but_nobody_needs_them_any_more():
+    backward = dataflow(KEPT, ShardUnit.parse("A/B1#1"), "recompute")
+    assert "A/a1#1" not in texts(key for key, _ in backward.reads)
+    assert "A/a1#1" in texts(backward.consumes)
+    assert (
+        dataflow(KEPT, ShardUnit.parse("A/F1#1"), "recompute").writes
+        == dataflow(THREE, ShardUnit.parse("A/F1#1")).writes
+    )
+
+
+@pytest.mark.parametrize(
+    ("job", "unit"), [(KEPT, "A/L2#0"), (THREE, "A/B0#0"), (replace(THREE, activation_mode="keep"), "A/B0#0")]
+)
+def test_there_is_nothing_to_keep_in_one_unit_in_a_job_that_recomputes_and_without_bytes(job: TrainingJob, unit: str):
+    assert activations_of(job, ShardUnit.parse(unit)) is None
+    assert not [key for key in dataflow(job, ShardUnit.parse(unit)).touched if key.kind == "a"]
+
+
+def test_what_lies_in_host_memory_are_state_and_what_one_minibatch_hands_on():
+    assert texts(state_keys(THREE)) == ["A/w0", "A/w1", "A/w2"]
+    boundaries = ["A/x0#0", "A/x1#0", "A/x2#0", "A/g0#0", "A/g1#0", "A/y2#0"]
+    assert texts(passing_keys(replace(THREE, minibatches=1))) == boundaries
+    assert texts(passing_keys(THREE)) == [*boundaries, "A/x0#1", "A/y2#1"]
+    assert passing_keys(KEPT) == passing_keys(THREE)
+    spilled = replace(KEPT, activation_mode="spill")
+    assert texts(passing_keys(spilled))[8:] == ["A/a0#0", "A/a1#0"]
+    assert texts(passing_keys(replace(spilled, fused=False)))[8:] == ["A/a0#0", "A/a1#0", "A/a2#0"]

@@ -146,6 +146,18 @@ def test_bytes_never_written_go_on_waiting_for_the_former_owner():
     assert arena.place(key("n"), 128, 0).segments == [Segment(0, 128, frozenset({1, 2}))]
 
 
+def test_missing_bytes_are_joined_to_early_and_late_runs_and_early_ones_come_first():
+    # A B C D     retired with guards 9, 1, 2 and 9; command 9 is of the unit before
+    # n n n n     n may write its middle early, its ends late
+    arena = Arena(256)
+    for name, offset, guard in (("A", 0, 9), ("B", 1, 1), ("C", 2, 2), ("D", 3, 9)):
+        arena.retire(put(arena, name, offset, guards={guard}))
+    block = arena.place(key("n"), 256, 0)
+    late = frozenset({9})
+    assert block.runs(256, 9) == [Segment(64, 192, frozenset({1, 2})), Segment(0, 64, late), Segment(192, 256, late)]
+    assert block.runs(128, 9) == [Segment(64, 128, frozenset({1})), Segment(0, 64, late)]
+
+
 def test_used_and_peak_bytes_count_live_blocks():
     arena = Arena(256)
     first = put(arena, "a", 0, 2)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
-from hydrasim import Mechanism, Plan, ShardUnit, simulate
+from hydrasim import Mechanism, Plan, Shard, ShardUnit, TrainingJob, simulate
+from hydrasim.cluster import Disk
 from hydrasim.command import Command, Failed, Finished, Kind
 from hydrasim.errors import PlanError, PolicyError
 from hydrasim.orchestrator import Orchestrator
@@ -201,6 +202,61 @@ def test_what_memory_a_planned_unit_took_is_remembered():
     orchestrator = brain(jobs, FollowPlan(plan(jobs, "A/L0#0 B/L0#0")))
     orchestrator.start()
     assert {str(unit): found for unit, found in orchestrator.memory_of.items()} == {
-        "A/L0#0": (0, ()),
-        "B/L0#0": (64, ()),
+        "A/L0#0": (0, (), "keep"),
+        "B/L0#0": (64, (), "keep"),
     }
+
+
+def test_a_policy_sees_how_a_unit_would_find_its_activations_and_what_that_costs():
+    shard = Shard(1.0, 2.0, activation_bytes=64)
+    jobs = workload(TrainingJob("A", (shard,) * 2, 1, activation_mode="keep"))
+    orchestrator = brain(jobs, count=2, mechanism=Mechanism(prefetch=False))
+    view, backward = View(orchestrator), ShardUnit.parse("A/B0#0")
+    commands = orchestrator.start()
+    assert [view.mode(backward, device) for device in (0, 1)] == ["keep", "recompute"]
+    assert [view.compute_s(backward, device) for device in (0, 1)] == [2.0, 3.0]
+    finish(orchestrator, commands, "A/F0#0")
+    theory = View(brain(jobs, effects="theory"))
+    assert theory.mode(backward, 0) == "keep"
+
+
+def paging(jobs: Workload, policy: Policy, blocks: int, **options: object) -> Orchestrator:
+    cluster = replace(devices(2), host_memory_bytes=blocks * 64, disk=Disk())
+    return Orchestrator(jobs, cluster, policy, StatedCosts(jobs, cluster), **options)  # type: ignore[arg-type]
+
+
+def test_where_host_memory_is_shared_by_turns_a_plans_units_are_bound_in_one_order():
+    # gpu0  A#0 A#1 A#2 A#3     A's units take 1, B's 2: so many of A's come before B's second, which gpu1 binds ahead
+    # gpu1  B#0     B#1
+    jobs = workload(heavy("A", minibatches=4, compute_s=1.0), heavy("B", minibatches=2, compute_s=2.0))
+    followed = FollowPlan(plan(jobs, "A/L0#0 A/L0#1 A/L0#2 A/L0#3", "B/L0#0 B/L0#1"))
+    assert computes(paging(jobs, followed, 1).start()) == [
+        (0, "A/L0#0"),
+        (1, "B/L0#0"),
+        (0, "A/L0#1"),
+        (0, "A/L0#2"),
+        (1, "B/L0#1"),
+    ]
+    assert computes(paging(jobs, followed, 2).start()) == [
+        (0, "A/L0#0"),
+        (1, "B/L0#0"),
+        (0, "A/L0#1"),
+        (1, "B/L0#1"),
+    ]
+
+
+def test_without_prefetch_nothing_is_bound_early_even_in_one_order():
+    jobs = workload(heavy("A", minibatches=4, compute_s=1.0), heavy("B", minibatches=2, compute_s=2.0))
+    followed = FollowPlan(plan(jobs, "A/L0#0 A/L0#1 A/L0#2 A/L0#3", "B/L0#0 B/L0#1"))
+    orchestrator = paging(jobs, followed, 1, mechanism=Mechanism(prefetch=False))
+    commands = orchestrator.start()
+    assert computes(commands) == [(0, "A/L0#0"), (1, "B/L0#0")]
+    assert computes(finish(orchestrator, commands, "B/L0#0")) == []  # gpu0 is busy, and its next one comes first
+    assert computes(finish(orchestrator, commands, "A/L0#0")) == [(0, "A/L0#1")]
+
+
+def test_in_one_order_a_plan_that_waits_for_itself_is_an_error_too():
+    jobs = workload(heavy("A", shards=2))
+    cluster = replace(devices(1), host_memory_bytes=64, disk=Disk())
+    with pytest.raises(PlanError, match=r"Device 0 is at A/L1#0; job 'A' can only go on with A/F0#0"):
+        simulate(jobs, cluster, FollowPlan(plan(jobs, "A/L1#0 A/F0#0 A/B0#0")))

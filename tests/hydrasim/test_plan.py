@@ -10,7 +10,7 @@ import pytest
 
 from hydrasim import HydraError, Plan, ShardUnit, Timeline, simulate
 from hydrasim.errors import PlanError
-from hydrasim.plan import Step
+from hydrasim.plan import Placement, Step
 from hydrasim.policies.follow_plan import FollowPlan
 from tests.worlds import devices, fig6, job, units, workload
 
@@ -65,6 +65,33 @@ def test_a_plan_survives_its_file(tmp_path: Path, step: Step):
 
 def test_an_unworked_plan_has_no_offsets_in_its_file():
     assert '{"unit": "A/F0#0", "mode": "keep"}' in plan().to_json()
+
+
+def step(text: str, mode: str | None = None, **fields: object) -> Step:
+    return Step(ShardUnit.parse(text), mode, **fields)  # type: ignore[arg-type]
+
+
+def test_what_was_worked_out_must_come_out_again():
+    worked = step("A/B0#0", "keep", offset=64, evict=("B/w0",))
+    worked.check(Placement(64, ("B/w0",), "keep"))
+    step("A/B0#0", "keep").check(Placement(0, (), "recompute"))  # not worked out: it may come to anything
+    step("A/B0#0", None, offset=64).check(Placement(64, (), "recompute"))
+    for found in (Placement(0, ("B/w0",), "keep"), Placement(64, (), "keep"), Placement(64, ("B/w0",), "recompute")):
+        with pytest.raises(PlanError, match=r"the plan puts A/B0#0 at offset 64 and evicts \['B/w0'\]; here it comes"):
+            worked.check(found)
+
+
+@pytest.mark.parametrize(("unit", "allowed"), [("A/F0#0", True), ("A/B0#0", True), ("A/L1#0", False)])
+def test_units_that_could_keep_activations_may_recompute_instead(unit: str, allowed: bool):
+    steps = tuple(
+        tuple(replace(s, mode="recompute") if str(s.unit) == unit else s for s in device) for device in plan().devices
+    )
+    given_up = replace(plan(), devices=steps)
+    if allowed:
+        given_up.check(JOBS, 2)
+    else:
+        with pytest.raises(PlanError, match="the plan runs A/L1#0 in mode recompute, its job in keep"):
+            given_up.check(JOBS, 2)
 
 
 @pytest.mark.parametrize(

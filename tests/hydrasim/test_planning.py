@@ -4,9 +4,23 @@ from dataclasses import replace
 
 import pytest
 
-from hydrasim import HYDRA_RELEASED, OURS, PAPER, Cluster, Device, Link, Plan, Shard, TrainingJob, Workload, simulate
+from hydrasim import (
+    HYDRA_RELEASED,
+    OURS,
+    PAPER,
+    Cluster,
+    Device,
+    Link,
+    Phase,
+    Plan,
+    Shard,
+    TrainingJob,
+    Workload,
+    simulate,
+)
+from hydrasim.cluster import Disk
 from hydrasim.command import normal_form
-from hydrasim.errors import PlanError, ShardTooLarge
+from hydrasim.errors import HostMemoryTooSmall, PlanError, ShardTooLarge
 from hydrasim.planning import host_bytes, make_plan, misfits
 from hydrasim.policies import policies
 from hydrasim.policies.follow_plan import FollowPlan
@@ -63,12 +77,30 @@ def test_no_peak_ever_exceeds_the_device():
         assert max(timeline.header["peak_bytes"]) <= 8192
 
 
+def test_a_plan_records_how_each_backward_found_its_activations_and_is_followed_to_that():
+    shard = replace(SHARD, activation_bytes=1024)
+    jobs = tuple(TrainingJob(name, (shard,) * 3, 2, activation_mode="keep") for name in "AB")
+    workload = Workload(jobs)
+    plan, timeline = make_plan(workload, CLUSTER, "round-robin")
+    modes = {step.mode for steps in plan.devices for step in steps if step.unit.phase is Phase.BACKWARD}
+    assert modes == {"keep", "recompute"}
+    assert simulate(workload, CLUSTER, FollowPlan(plan)).spans == timeline.spans
+
+
+def test_a_plan_with_a_disk_is_followed_to_the_letter():
+    cluster = replace(CLUSTER, host_memory_bytes=8192, disk=Disk(Link(1024.0), Link(512.0)))
+    plan, predicted = make_plan(WORKLOAD, cluster, "sharded-lrtf")
+    assert {span.kind for span in predicted.spans} >= {"read", "write"}
+    assert simulate(WORKLOAD, cluster, FollowPlan(plan)).spans == predicted.spans
+    assert predicted.header["host_peak_bytes"] <= 8192
+
+
 def test_in_theory_a_plan_is_an_order_alone():
     plan, timeline = make_plan(WORKLOAD, CLUSTER, "sharded-lrtf", effects="theory")
     dynamic = simulate(WORKLOAD, CLUSTER, "sharded-lrtf", effects="theory")
     assert {step.offset for steps in plan.devices for step in steps} == {None}
     assert timeline.makespan_s == dynamic.makespan_s == plan.makespan_s
-    assert "peak_bytes" not in timeline.header
+    assert not {"peak_bytes", "host_peak_bytes"} & set(timeline.header)
 
 
 def test_each_job_that_does_not_fit_says_why():
@@ -89,8 +121,19 @@ def test_a_neighbours_activation_peak_can_push_a_job_out():
     assert misfits(Workload((WORKLOAD.jobs[0],)), CLUSTER) == {}
 
 
+def test_too_little_host_memory_is_no_fault_of_a_single_job():
+    assert misfits(WORKLOAD, replace(CLUSTER, host_memory_bytes=64)) == {}
+    with pytest.raises(HostMemoryTooSmall):
+        make_plan(WORKLOAD, replace(CLUSTER, host_memory_bytes=64), "fifo")
+
+
 def test_host_memory_holds_state_boundaries_and_the_next_minibatch():
     job = TrainingJob("A", (SHARD,) * 2, 1, input_bytes=64, target_bytes=192)
     state, boundary, gradient = 2 * 3072, 64 + 128, 128
     assert host_bytes(job) == state + boundary + gradient + 192
     assert host_bytes(replace(job, minibatches=2)) == host_bytes(job) + 64 + 192
+
+
+def test_host_memory_holds_spilled_activations():
+    job = TrainingJob("A", (replace(SHARD, activation_bytes=100),) * 3, 1, activation_mode="spill")
+    assert host_bytes(job) == host_bytes(replace(job, activation_mode="keep")) + 2 * 128

@@ -6,12 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from hydrasim import OURS, PAPER, Link, Mechanism, Shard, TrainingJob, simulate
+from hydrasim import OURS, PAPER, Link, Mechanism, Plan, Shard, ShardUnit, TrainingJob, simulate
 from hydrasim.command import Command, Kind
-from hydrasim.errors import ShardTooLarge
-from hydrasim.orchestrator import Orchestrator
-from hydrasim.policies import make_policy
-from hydrasim.profile import StatedCosts
+from hydrasim.plan import Step
+from hydrasim.policies.follow_plan import FollowPlan
 from hydrasim.workload import Workload
 from tests.worlds import BLOCK, BYTE_A_SECOND, Script, devices, heavy, times, workload
 
@@ -144,44 +142,6 @@ def test_a_load_waits_for_the_store_of_what_lay_there():
     assert times(timeline, "load", "B/L0#0") == [(192.0, 256.0)]
 
 
-def fits(jobs: Workload, blocks: int, mechanism: Mechanism = OURS, **fields: object) -> None:
-    cluster = devices(1, blocks, **fields)  # type: ignore[arg-type]
-    Orchestrator(jobs, cluster, make_policy("fifo"), StatedCosts(jobs, cluster), mechanism=mechanism)
-
-
-def test_a_unit_that_cannot_fit_is_refused_before_anything_runs_with_the_numbers_and_a_way_out():
-    large = TrainingJob("A", (Shard(1, 1, BLOCK), Shard(1, 1, 10 * BLOCK, working_bytes=BLOCK)), 1)
-    fits(workload(large), 11)
-    message = (
-        r"shard 1 of 'A' needs 640 bytes for state, inputs and outputs; device 0 has 576 left of 640 "
-        r"\(activation peak 64, loading zone 0\)\.\n  Cut the model into more shards, lower loading_zone_fraction"
-    )
-    with pytest.raises(ShardTooLarge, match=message):
-        fits(workload(large), 10)
-
-
-def test_the_loading_zone_is_not_for_the_running_unit():
-    jobs = workload(heavy("A", blocks=3))
-    zone = Mechanism(loading_zone_fraction=0.25)
-    fits(jobs, 4, zone)
-    with pytest.raises(ShardTooLarge, match="device 0 has 128 left of 192 .*loading zone 64"):
-        fits(workload(heavy("A", blocks=3)), 3, Mechanism(loading_zone_fraction=0.4))
-
-
-def test_a_device_smaller_than_the_activations_says_so():
-    jobs = workload(TrainingJob("A", (Shard(1, 1, BLOCK, working_bytes=5 * BLOCK),), 1))
-    with pytest.raises(ShardTooLarge, match="device 0 has 0 left of 192 .activation peak 320"):
-        fits(jobs, 3)
-
-
-def test_memory_between_alignment_units_is_not_counted():
-    jobs = workload(heavy("A", blocks=2))
-    cluster = devices(1, 2)
-    short = replace(cluster, devices=(replace(cluster.devices[0], memory_bytes=127),))
-    with pytest.raises(ShardTooLarge, match="needs 128 bytes .* has 64 left of 127"):
-        simulate(jobs, short, "fifo")
-
-
 def test_bytes_behind_a_loaded_prefix_wait_for_the_store_that_reads_them():
     # A's state fills both blocks, and its store takes 128 s. B's forward needs only the first block, its
     # backward the second; neither may be overwritten while the store still reads it.
@@ -214,3 +174,102 @@ def test_state_without_parameters_is_not_stored_by_a_forward():
         "load A/B0#0 A/w0",
         "store A/B0#0 A/w0",
     ]
+
+
+def trainee(mode: str, name: str = "A", shards: int = 2, minibatches: int = 1, **fields: object) -> TrainingJob:
+    """Return a job of shards with a block of parameters and one of activations; forwards take 1, backwards 2."""
+    shard = Shard(1.0, 2.0, BLOCK, activation_bytes=BLOCK)
+    return TrainingJob(name, (shard,) * shards, minibatches, activation_mode=mode, **fields)
+
+
+def planned(jobs: Workload, *lists: str) -> FollowPlan:
+    """Return the policy that follows a plan of units, device by device."""
+    steps = tuple(tuple(Step(ShardUnit.parse(unit)) for unit in units.split()) for units in lists)
+    return FollowPlan(Plan(steps, jobs.digest, ""))
+
+
+def backwards(
+    jobs: Workload, blocks: int, mechanism: Mechanism = ONE_BY_ONE, policy: object = "fifo", count: int = 1
+) -> dict[str, tuple[str, float]]:
+    """Return by backward unit the mode it came to and the seconds it took."""
+    commands: list[Command] = []
+    timeline = simulate(jobs, devices(count, blocks), policy, mechanism=mechanism, commands=commands)  # type: ignore[arg-type]
+    seconds = {span.number: span.duration_s for span in timeline.spans}
+    return {str(c.unit): (c.mode, seconds[c.number]) for c in commands if str(c).startswith("compute A/B")}
+
+
+def test_activations_that_stay_on_the_device_spare_the_backward_its_forward():
+    assert backwards(workload(trainee("keep")), 8) == {"A/B0#0": ("keep", 2.0)}
+    assert backwards(workload(trainee("recompute")), 8) == {"A/B0#0": ("recompute", 3.0)}
+    assert not [move for move in moves(workload(trainee("keep")), 8) if "/a" in move]
+
+
+def test_kept_activations_that_made_room_are_recomputed():
+    # two blocks: F1's state and activations take the places of F0's; L2's state takes that of F1's state
+    jobs = workload(trainee("keep", shards=3))
+    assert backwards(jobs, 2) == {"A/B1#0": ("keep", 2.0), "A/B0#0": ("recompute", 3.0)}
+
+
+@pytest.mark.parametrize("mode", ["keep", "spill"])
+def test_activations_made_by_another_device_are_of_no_use(mode: str):
+    script = Script({"A/B0#0": 1})
+    assert backwards(workload(trainee(mode)), 8, policy=script, count=2) == {"A/B0#0": ("recompute", 3.0)}
+
+
+def test_spilled_activations_are_stored_at_once_and_come_back():
+    jobs, stores = workload(trainee("spill", shards=3)), ["store A/F0#0 A/a0#0", "store A/F1#0 A/a1#0"]
+    assert [move for move in moves(jobs, 2) if "/a" in move] == [*stores, "load A/B0#0 A/a0#0"]
+    assert [move for move in moves(jobs, 8) if "/a" in move] == stores
+    assert backwards(jobs, 2) == {"A/B1#0": ("spill", 2.0), "A/B0#0": ("spill", 2.0)}
+
+
+def test_the_last_unfused_shard_keeps_activations_too():
+    jobs = workload(trainee("keep", fused=False))
+    assert backwards(jobs, 8) == {"A/B1#0": ("keep", 2.0), "A/B0#0": ("keep", 2.0)}
+
+
+def test_without_activation_bytes_there_is_nothing_to_lose():
+    jobs = workload(heavy("A", shards=2))
+    assert backwards(jobs, 1) == {"A/B0#0": ("keep", 64.0)}
+
+
+def test_demoting_everything_demotes_kept_activations_too():
+    assert backwards(workload(trainee("keep")), 8, replace(PAPER, prefetch=False)) == {"A/B0#0": ("recompute", 3.0)}
+
+
+def test_kept_activations_that_lie_in_the_way_are_given_up():
+    # after F1: w0 w1 . a1 a0 x1 x1. B1 makes g0, two blocks wide, and finds no place beside its own w1, a1 and x1:
+    # everything is cleared away, and what was kept is lost
+    kept = Shard(1.0, 2.0, BLOCK, activation_bytes=BLOCK)
+    job = TrainingJob("A", (replace(kept, output_bytes=2 * BLOCK), kept), 1, fused=False, activation_mode="keep")
+    assert backwards(workload(job), 7) == {"A/B1#0": ("recompute", 3.0), "A/B0#0": ("recompute", 3.0)}
+    assert backwards(workload(job), 8) == {"A/B1#0": ("keep", 2.0), "A/B0#0": ("keep", 2.0)}
+
+
+def test_under_a_plan_a_forward_keeps_nothing_for_a_backward_elsewhere_or_given_up():
+    jobs = workload(trainee("spill"))
+    elsewhere = planned(jobs, "A/F0#0 A/L1#0", "A/B0#0")
+    assert not [move for move in moves(jobs, 8, policy=elsewhere, count=2) if "/a" in move]
+    assert backwards(jobs, 8, policy=elsewhere, count=2) == {"A/B0#0": ("recompute", 3.0)}
+    here = planned(jobs, "A/F0#0 A/L1#0 A/B0#0")
+    assert backwards(jobs, 8, policy=here) == {"A/B0#0": ("spill", 2.0)}
+    first, *later = here.plan.devices[0]
+    given_up = FollowPlan(replace(here.plan, devices=((replace(first, mode="recompute"), *later),)))
+    assert backwards(jobs, 8, policy=given_up) == {"A/B0#0": ("recompute", 3.0)}
+
+
+def test_least_recently_used_goes_first_even_if_a_plan_knows_better():
+    # three blocks: D takes the place of B, which is used last, or of A, which was used first
+    jobs = workload(heavy("A", minibatches=2), heavy("B", minibatches=2), heavy("C", minibatches=2), heavy("D"))
+    plan = planned(jobs, "A/L0#0 B/L0#0 C/L0#0 D/L0#0 A/L0#1 C/L0#1 B/L0#1")
+    lazy = replace(ONE_BY_ONE, write_back="lazy")
+    assert "load A/L0#1 A/w0" not in moves(jobs, 3, lazy, policy=plan)
+    assert "load A/L0#1 A/w0" in moves(jobs, 3, replace(lazy, eviction="lru"), policy=plan)
+
+
+def test_a_compute_says_what_live_blocks_hold():
+    commands: list[Command] = []
+    simulate(workload(heavy("A", blocks=2), heavy("B")), devices(1, 4), "fifo", mechanism=OURS, commands=commands)
+    computes = [command for command in commands if command.kind is Kind.COMPUTE]
+    assert [command.live_bytes for command in computes] == [2 * BLOCK, 3 * BLOCK]
+    assert {command.live_bytes for command in commands if command.kind is not Kind.COMPUTE} == {0}

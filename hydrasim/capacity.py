@@ -1,0 +1,48 @@
+"""What the devices offer: room for blocks beside the activations, a loading zone in it, and whether all units fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hydrasim.dataflow import ALIGNMENT, aligned, unit_bytes
+from hydrasim.errors import ShardTooLarge
+from hydrasim.workload import Phase, ShardUnit
+
+if TYPE_CHECKING:
+    from hydrasim.cluster import Cluster
+    from hydrasim.mechanism import Mechanism
+    from hydrasim.workload import Workload
+
+
+def arena_bytes(workload: Workload, cluster: Cluster) -> list[int]:
+    """Return per device what is left for blocks next to the workload's activation peak."""
+    working = aligned(workload.working_bytes)
+    return [max(0, device.memory_bytes - working) // ALIGNMENT * ALIGNMENT for device in cluster.devices]
+
+
+def zone_bytes(capacity: int, mechanism: Mechanism) -> int | None:
+    """Return the part of an arena that is kept for prefetched bytes, None for whatever happens to be free."""
+    fraction = mechanism.loading_zone_fraction
+    return None if fraction is None else int(capacity * fraction) // ALIGNMENT * ALIGNMENT
+
+
+def check_fits(workload: Workload, cluster: Cluster, mechanism: Mechanism) -> None:
+    """Make sure that every unit fits every device, next to whichever unit is the greediest.
+
+    Raises:
+        ShardTooLarge: one does not.
+    """
+    for index, arena in enumerate(arena_bytes(workload, cluster)):
+        zone = zone_bytes(arena, mechanism) or 0
+        for job in workload.jobs:
+            for shard in range(len(job.shards)):
+                last = shard == len(job.shards) - 1
+                phase = Phase.LOSS if job.fused and last else Phase.BACKWARD  # a forward never needs more
+                need = unit_bytes(job, ShardUnit(job.name, phase, shard, 0))
+                if need > arena - zone:
+                    raise ShardTooLarge(
+                        f"shard {shard} of {job.name!r} needs {need:,} bytes for state, inputs and outputs; "
+                        f"device {index} has {arena - zone:,} left of {cluster.devices[index].memory_bytes:,} "
+                        f"(activation peak {workload.working_bytes:,}, loading zone {zone:,}).\n"
+                        "  Cut the model into more shards, lower loading_zone_fraction, or give more memory."
+                    )

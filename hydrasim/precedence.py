@@ -1,0 +1,48 @@
+"""Which commands a unit follows: its job's units before it, and the fetch of its mini-batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hydrasim.workload import Phase, ShardUnit
+
+if TYPE_CHECKING:
+    from hydrasim.progress import JobProgress
+
+
+class Precedence:
+    """The numbers of the commands that later units of the jobs may have to follow."""
+
+    def __init__(self) -> None:
+        self._compute_of: dict[ShardUnit, int] = {}
+        self._fetch_of: dict[str, int] = {}  # job -> its newest fetch
+
+    def note_compute(self, unit: ShardUnit, number: int) -> None:
+        self._compute_of[unit] = number
+
+    def note_fetch(self, job: str, number: int) -> None:
+        self._fetch_of[job] = number
+
+    def before(self, progress: JobProgress, unit: ShardUnit) -> set[int]:
+        """Return the commands that the unit follows, by its DAG or from the mini-batch before, and its fetch.
+
+        A mini-batch without bytes is fetched all the same: the loader hands the random stream on.
+        """
+        template = progress.template
+        position, minibatch = template.index[unit.phase, unit.shard], unit.minibatch
+        before = template.predecessors[position]
+        if not before and minibatch:
+            before, minibatch = frozenset(range(len(template.nodes))), minibatch - 1
+        found = {self._compute_of[ShardUnit(unit.job, *template.nodes[i], minibatch)] for i in before}
+        if not template.predecessors[position] and unit.job in self._fetch_of:
+            found.add(self._fetch_of[unit.job])
+        if not template.predecessors[position] and minibatch:
+            for node in template.nodes:  # nothing will ask for the mini-batch before the last one
+                self._compute_of.pop(ShardUnit(unit.job, *node, minibatch - 1), None)
+        return found
+
+
+def is_last_forward(progress: JobProgress, unit: ShardUnit) -> bool:
+    """Tell whether the unit is the last of its mini-batch to draw random numbers, which the loader waits for."""
+    last = len(progress.job.shards) - 1
+    return unit.shard == last and unit.phase is (Phase.LOSS if progress.job.fused else Phase.FORWARD)
