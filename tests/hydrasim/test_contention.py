@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydrasim import Bus, Cluster, Device, Link, Timeline, simulate
+from hydrasim import Bus, Cluster, Device, Link, Shard, Timeline, TrainingJob, simulate
 from hydrasim.cluster import MEMORY, Disk
 from hydrasim.command import HOST, Command, Kind, Lane
 from hydrasim.contention import CORES, Contention, max_min, uncontended_s
 from hydrasim.profile import StatedCosts
 from hydrasim.simulator import SimBackend
+from hydrasim.systems import simulate_system
 from hydrasim.workload import Phase, ShardUnit, Workload
 from tests.hydrasim import simgrid_flows
 from tests.hydrasim.simgrid_flows import Case, Flow
@@ -490,3 +491,15 @@ def test_a_timeline_of_nothing_shared_is_left_as_it_is():
     timeline: Timeline = simulate(jobs, cluster, "fifo")
     ready_s = timeline.ready_s()
     assert uncontended_s(timeline, cluster) == {s.number: s.end_s - ready_s[s.number] for s in timeline.spans}
+
+
+def test_a_collective_is_a_ring_of_sends():
+    # device 1's only way in and out is a bus that carries one thing at a time: what it sends, then what it gets
+    device = Device(1 << 10)
+    cluster = Cluster(
+        (replace(device, peer=Link(64.0)), replace(device, peer=Link(64.0, shared="b"))),
+        buses=(Bus("b", 64.0, "half"),),
+    )
+    jobs = workload(TrainingJob("A", (Shard(0.0, 0.0, parameter_bytes=64),), 1))
+    assert simulate_system(jobs, cluster, "ddp").makespan_s == 2.0
+    assert simulate_system(jobs, cluster, "ddp", effects="transfers").makespan_s == 1.0

@@ -8,12 +8,13 @@ from random import Random
 
 from hypothesis import strategies as st
 
-from hydrasim import Bus, Cluster, Device, Link, Mechanism, Shard, ShardUnit, TrainingJob, Workload
+from hydrasim import Bus, Cluster, Device, Disk, Link, Mechanism, Shard, ShardUnit, TrainingJob, Workload
 from hydrasim.command import Command
-from hydrasim.dataflow import aligned, unit_bytes
-from hydrasim.mechanism import MECHANISMS
+from hydrasim.dataflow import aligned, block_bytes, passing_keys, state_keys, unit_bytes
+from hydrasim.mechanism import EFFECTS, MECHANISMS, Effects
 from hydrasim.policies import policies
 from hydrasim.workload import Phase
+from tests.invariants.record import count_world, mechanism_name
 
 SECONDS = st.integers(0, 8).map(lambda quarters: quarters / 4)  # dyadic, so sums of them are exact
 BYTES = st.sampled_from([0, 1, 64, 100, 128, 300])
@@ -27,6 +28,7 @@ class World:
     cluster: Cluster
     policy: str
     mechanism: Mechanism
+    effects: Effects
     seed: int
 
 
@@ -38,6 +40,7 @@ SHARDS = st.builds(
     optimizer_bytes=BYTES,
     output_bytes=BYTES,
     working_bytes=BYTES,
+    activation_bytes=BYTES,
 )
 LINKS = st.builds(
     Link,
@@ -45,6 +48,11 @@ LINKS = st.builds(
     latency_s=st.sampled_from([0, 0.25]),
     pageable_bytes_per_s=st.sampled_from([None, 32.0]),
     shared=st.sampled_from(["", "a", "b"]),
+)
+DISKS = st.builds(
+    Disk,
+    st.builds(Link, st.sampled_from([16.0, 256.0, math.inf]), st.sampled_from([0, 0.25])),
+    st.builds(Link, st.sampled_from([16.0, 256.0, math.inf]), st.sampled_from([0, 0.25])),
 )
 BUSES = st.builds(
     lambda a, b: (Bus("a", a, "full"), Bus("b", b, "half")),
@@ -62,6 +70,7 @@ RANDOM_MECHANISMS = st.builds(
     skip_spill=st.booleans(),
     synchronous_copies=st.booleans(),
     cap_devices=st.booleans(),
+    eviction=st.sampled_from(["next-use", "lru"]),
 )
 NAMED_MECHANISMS = st.builds(
     lambda mechanism, prefetch: replace(mechanism, prefetch=prefetch),
@@ -78,7 +87,7 @@ def jobs(draw: st.DrawFn, name: str) -> TrainingJob:
         minibatches=draw(st.integers(1, 3)),
         epochs=draw(st.integers(1, 2)),
         fused=draw(st.booleans()),
-        activation_mode=draw(st.sampled_from(["recompute", "keep"])),
+        activation_mode=draw(st.sampled_from(["recompute", "keep", "spill"])),
         input_bytes=draw(BYTES),
         target_bytes=draw(BYTES),
         fetch_s=draw(SECONDS),
@@ -100,15 +109,32 @@ def worlds(draw: st.DrawFn) -> World:
         on_host = draw(st.booleans())
         devices.append(Device(memory, speed, draw(LINKS), draw(LINKS), duplex=duplex, on_host=on_host))
     policy = draw(st.sampled_from(sorted(policies())))
+    host_memory_bytes, disk = draw(host_memories(workload))
     cluster = Cluster(
         tuple(devices),
         draw(st.sampled_from([None, 1, 2])),
         draw(BUSES),
+        host_memory_bytes=host_memory_bytes,
+        disk=disk,
         host_bytes_per_s=draw(st.sampled_from([128.0, math.inf])),
         compute_slowdown=draw(st.sampled_from([(), (1.0, 1.25, 2.0)])),
         variation=draw(st.sampled_from([0.0, 0.2])),
     )
-    return World(workload, cluster, policy, mechanism, draw(st.integers(0, 3)))
+    effects = draw(st.sampled_from(EFFECTS[1:]))
+    count_world(workload, len(devices), policy=policy, mechanism=mechanism_name(mechanism), effects=effects)
+    return World(workload, cluster, policy, mechanism, effects, draw(st.integers(0, 3)))
+
+
+@st.composite
+def host_memories(draw: st.DrawFn, workload: Workload) -> tuple[int | None, Disk | None]:
+    """Draw host memory that is plenty, just enough for all, or just enough beside a disk."""
+    passing = sum(block_bytes(job, key) for job in workload.jobs for key in passing_keys(job))
+    sizes = [block_bytes(job, key) for job in workload.jobs for key in state_keys(job)]
+    disk = draw(st.none() | DISKS)
+    slack = draw(st.integers(0, 8)) * 64
+    paged = passing + max(sizes) + slack
+    room = draw(st.sampled_from([None, passing + sum(sizes) + slack, *([] if disk is None else [paged] * 3)]))
+    return None if room is None else max(1, room), disk
 
 
 def neediest_unit_bytes(workload: Workload) -> int:

@@ -3,8 +3,11 @@
 Memory is cells of 64 bytes. A cell holds a label: which block, which version of it, which piece.
 
     device 0   | w A/0 v3 [0] | w A/0 v3 [1] | x A/1#3 [0] | ...      host   A/w0: v2 v2   A/x1#3: ...
+                                                                      disk   A/w0: v1 v1
 
-Loads and stores copy labels, computes demand the newest labels and write newer ones. Beside the labels
+Loads and stores copy labels, and so do reads and writes; computes demand the newest labels and write newer ones.
+The version of activations is the device that made them: of no use to another one. Host memory is in use by a copy
+from what writes it to the last that reads it, and by the newest state for ever unless the disk has it. Beside labels
 each cell remembers who touched it last, so that two kinds of mistake show even where the labels happen to
 be right: an access that nothing orders after a conflicting one (a race: it would be wrong under other
 durations), and a range in use by two blocks at one instant.
@@ -12,12 +15,13 @@ durations), and a range in use by two blocks at one instant.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hydrasim.command import HOST, Command, Kind
 from hydrasim.dataflow import ALIGNMENT, BlockKey, aligned
-from hydrasim.workload import Phase, ShardUnit, TrainingJob, Workload
+from hydrasim.workload import ActivationMode, Phase, ShardUnit, TrainingJob, Workload
 
 if TYPE_CHECKING:
     from hydrasim import Cluster, Timeline
@@ -38,7 +42,7 @@ class Cell:
 
 
 class Machine:
-    """Host memory and the devices' arenas, all of them cells."""
+    """Disk, host memory and the devices' arenas, all of them cells."""
 
     def __init__(self, workload: Workload, cluster: Cluster, commands: list[Command], timeline: Timeline) -> None:
         self._jobs = workload.by_name
@@ -46,13 +50,24 @@ class Machine:
         self._num_cells = [(device.memory_bytes - working) // ALIGNMENT for device in cluster.devices]
         self._devices = [[Cell() for _ in range(count)] for count in self._num_cells]
         self._host: dict[BlockKey, list[Cell]] = {}
+        self._disk: dict[BlockKey, list[Cell]] = {}
+        self._host_memory_bytes = cluster.host_memory_bytes
+        self._uses: dict[BlockKey, list[list[float]]] = {}  # [start_s, end_s] of each copy in host memory
         self._version: dict[BlockKey, int] = {}
         self._span = {span.number: span for span in timeline.spans}
         self._commands = commands
         self._before = happens_before(commands)
-        for job in workload.jobs:
-            for shard in range(len(job.shards)):
-                self._fill_host(BlockKey("w", job.name, shard, -1), 0)
+        states = [
+            (job, BlockKey("w", job.name, shard, -1)) for job in workload.jobs for shard in range(len(job.shards))
+        ]
+        needed = sum(_num_pieces(job, key) * ALIGNMENT for job, key in states) + sum(map(passing_bytes, workload.jobs))
+        on_disk = cluster.host_memory_bytes is not None and needed > cluster.host_memory_bytes
+        for job, key in states:
+            if on_disk:
+                self._disk[key] = [Cell((key, 0, piece)) for piece in range(_num_pieces(job, key))]
+            else:
+                self._fill_host(key, 0)
+                self._uses[key] = [[0.0, 0.0]]
 
     def run(self) -> None:
         """Carry out all commands in the order of true time."""
@@ -62,16 +77,42 @@ class Machine:
                 self._fetch(command)
             elif command.kind is Kind.COMPUTE:
                 self._compute(command)
+            elif command.kind in (Kind.READ, Kind.WRITE):
+                self._page(command)
             else:
                 self._copy(command)
 
-    def check_host_is_newest(self) -> None:
-        """After the last mini-batch host memory must hold every shard as its last update left it."""
+    def check_state_is_newest(self) -> None:
+        """After the last mini-batch host memory or disk must hold every shard as its last update left it."""
         for name, job in self._jobs.items():
             for shard in range(len(job.shards)):
                 key = BlockKey("w", name, shard, -1)
                 wanted = [(key, job.num_minibatches, piece) for piece in range(_num_pieces(job, key))]
-                assert [cell.label for cell in self._host[key]] == wanted, f"the host has an old {key}"
+                found = [[cell.label for cell in tier.get(key, [])] for tier in (self._host, self._disk)]
+                assert wanted in found, f"host memory has an old {key}"
+                if found[1] != wanted:
+                    self._uses[key][-1][1] = math.inf
+
+    def check_host_memory(self) -> None:
+        """State in host memory never exceeds the room beside the other blocks, each of which has a place of its own.
+
+        There one mini-batch's data follow the last one's; loaders have two places to alternate between.
+        """
+        limit = math.inf if self._host_memory_bytes is None else self._host_memory_bytes
+        room = limit - sum(map(passing_bytes, self._jobs.values()))
+        edges: dict[object, list[tuple[float, int]]] = {}
+        for key, copies in self._uses.items():
+            nbytes = _num_pieces(self._jobs[key.job], key) * ALIGNMENT
+            fetched = key.kind == "y" or (key.kind == "x" and key.shard == 0)
+            place = "state" if key.kind == "w" else (key[:3], key.minibatch % 2 if fetched else 0)
+            for start_s, end_s in copies:
+                if start_s < end_s:
+                    edges.setdefault(place, []).extend([(start_s, nbytes), (end_s, -nbytes)])
+        for place, changes in edges.items():
+            used, most = 0, room if place == "state" else max(nbytes for _, nbytes in changes)
+            for at_s, change in sorted(changes):
+                used += change
+                assert used <= most, f"host memory holds {used} bytes of {place} at {at_s} s"
 
     def _fetch(self, command: Command) -> None:
         job = self._jobs[command.unit.job]
@@ -82,6 +123,35 @@ class Machine:
             self._fill_host(key, command.unit.minibatch)
             for cell in self._host[key]:
                 cell.writer = command.number
+            self._occupy(key, command)
+
+    def _page(self, command: Command) -> None:
+        """Copy the whole of a state between host memory and disk."""
+        key = command.block
+        assert key is not None
+        assert key.kind == "w", f"{command}: only state goes to disk"
+        count = _num_pieces(self._jobs[key.job], key)
+        assert (command.device, command.start, command.nbytes) == (HOST, 0, count * ALIGNMENT)
+        reads = command.kind is Kind.READ
+        source, target = (self._disk, self._host) if reads else (self._host, self._disk)
+        cells = target.setdefault(key, [Cell() for _ in range(count)])
+        for old, new in zip(source[key], cells, strict=True):
+            self._read(old, command)
+            self._write(new, command, None, old.label)
+        if reads:
+            self._occupy(key, command)
+        else:
+            self._extend(key, command)
+
+    def _occupy(self, key: BlockKey, command: Command) -> None:
+        """Begin a copy in host memory."""
+        span = self._span[command.number]
+        self._uses.setdefault(key, []).append([span.start_s, span.end_s])
+
+    def _extend(self, key: BlockKey, command: Command) -> None:
+        """Have the newest copy in host memory last until the command ends."""
+        copy = self._uses[key][-1]
+        copy[1] = max(copy[1], self._span[command.number].end_s)
 
     def _copy(self, command: Command) -> None:
         assert command.block is not None
@@ -90,30 +160,36 @@ class Machine:
         assert count > 0, f"{command} copies nothing"
         cells = self._range(command.device, command.offset, key)[first : first + count]
         assert len(cells) == count, f"{command} reaches beyond its block"
+        assert key.kind != "a" or self._jobs[key.job].activation_mode == "spill", f"{command} moves what is kept"
         if command.kind is Kind.LOAD:
             assert key in self._host, f"{command}: the host has no such block"
+            self._extend(key, command)
             for source, target in zip(self._host[key][first : first + count], cells, strict=True):
                 assert source.label is not None, f"{command} loads bytes that the host never received"
                 self._read(source, command)
                 self._write(target, command, key, source.label)
             return
         home = self._host.setdefault(key, [Cell() for _ in range(_num_pieces(self._jobs[key.job], key))])
+        if count == len(home):
+            self._occupy(key, command)
+        else:
+            self._extend(key, command)
         for source, target in zip(cells, home[first : first + count], strict=True):
             self._read(source, command, key)
             self._write(target, command, None, source.label)
 
     def _compute(self, command: Command) -> None:
         unit, job, places = command.unit, self._jobs[command.unit.job], dict(command.places)
-        reads, writes = needs(job, unit)
+        reads, writes = needs(job, unit, command.mode)
         for key, nbytes in reads:
             if nbytes:
                 cells = self._range(command.device, places[key], key)[: nbytes // ALIGNMENT]
-                newest = self._newest(key)
+                newest = self._newest(key) if key.kind != "a" else command.device
                 for piece, cell in enumerate(cells):
                     assert cell.label == (key, newest, piece), f"{unit} wants {key} v{newest}, finds {cell.label}"
                     self._read(cell, command, key)
         for key in writes:
-            self._version[key] = self._newest(key) + (key.kind == "w")
+            self._version[key] = self._newest(key) + (key.kind == "w") if key.kind != "a" else command.device
             if _num_pieces(job, key):
                 for piece, cell in enumerate(self._range(command.device, places[key], key)):
                     self._write(cell, command, key, (key, self._newest(key), piece))
@@ -154,7 +230,7 @@ class Machine:
         return bool(self._before[later.number] >> earlier & 1)
 
 
-def needs(job: TrainingJob, unit: ShardUnit) -> tuple[list[tuple[BlockKey, int]], list[BlockKey]]:
+def needs(job: TrainingJob, unit: ShardUnit, mode: ActivationMode) -> tuple[list[tuple[BlockKey, int]], list[BlockKey]]:
     """Return what a unit must find (with the leading bytes it needs) and what it writes, from first principles."""
     shard, last, n = unit.shard, len(job.shards) - 1, unit.minibatch
     state, forward = BlockKey("w", job.name, shard, -1), unit.phase is Phase.FORWARD
@@ -163,12 +239,28 @@ def needs(job: TrainingJob, unit: ShardUnit) -> tuple[list[tuple[BlockKey, int]]
         keys.append(BlockKey("y", job.name, shard, n))
     elif not forward:
         keys.append(BlockKey("g", job.name, shard, n))
+    kept = []
+    if unit.phase is Phase.LOSS or not job.shards[shard].activation_bytes:
+        assert mode == job.activation_mode, f"{unit} has nothing to keep, yet its mode is {mode}"
+    elif mode != "recompute":
+        assert mode == job.activation_mode, f"{unit} runs in mode {mode}, its job in {job.activation_mode}"
+        kept = [BlockKey("a", job.name, shard, n)]
     whole = _num_pieces(job, state) * ALIGNMENT
     reads = [(state, aligned(job.shards[shard].parameter_bytes) if forward else whole)]
-    reads += [(key, _num_pieces(job, key) * ALIGNMENT) for key in keys]
+    reads += [(key, _num_pieces(job, key) * ALIGNMENT) for key in (*keys, *([] if forward else kept))]
     if forward:
-        return reads, [] if shard == last else [BlockKey("x", job.name, shard + 1, n)]
+        return reads, ([] if shard == last else [BlockKey("x", job.name, shard + 1, n)]) + kept
     return reads, [state] + ([] if shard == 0 else [BlockKey("g", job.name, shard - 1, n)])
+
+
+def passing_bytes(job: TrainingJob) -> int:
+    """Return what a job's blocks with a place in host memory take there, state aside."""
+    last, n = len(job.shards) - 1, min(2, job.num_minibatches)
+    kinds = {"x": [0] * n + list(range(1, last + 1)), "g": range(last), "y": [last] * n}
+    if job.activation_mode == "spill":
+        kinds["a"] = range(last + (not job.fused))
+    cells = sum(_num_pieces(job, BlockKey(kind, job.name, shard, 0)) for kind in kinds for shard in kinds[kind])
+    return cells * ALIGNMENT
 
 
 def happens_before(commands: list[Command]) -> dict[int, int]:
@@ -188,7 +280,7 @@ def spans_by_lane(timeline: Timeline) -> dict[tuple[int | str, str], list[Span]]
     """Return each lane's spans in the order in which its commands were submitted."""
     lanes: dict[tuple[int | str, str], list[Span]] = {}
     for span in sorted(timeline.spans, key=lambda span: span.number):
-        lanes.setdefault((span.job if span.device == HOST else span.device, span.lane), []).append(span)
+        lanes.setdefault(span.lane_key, []).append(span)
     return lanes
 
 
@@ -198,6 +290,7 @@ def _num_pieces(job: TrainingJob, key: BlockKey) -> int:
     stated = {
         "w": (shard.parameter_bytes, shard.optimizer_bytes),
         "y": (job.target_bytes,),
+        "a": (shard.activation_bytes,),
         "g": (shard.output_bytes,),
         "x": (job.input_bytes if key.shard == 0 else job.shards[key.shard - 1].output_bytes,),
     }[key.kind]
