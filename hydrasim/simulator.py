@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -118,17 +119,16 @@ class _QueuedLane:
 
 
 class _Activity:
-    """A command under way. left_s: seconds of work at full rate that were left at `since_s`."""
+    """A command under way. left_s: seconds of work at full rate left at `since_s`; end_s: when none will be."""
 
-    __slots__ = ("command", "flow", "issued_s", "lane", "left_s", "rate", "since_s", "start_s", "timeout")
+    __slots__ = ("command", "end_s", "flow", "issued_s", "lane", "left_s", "rate", "since_s", "start_s")
 
     def __init__(
         self, command: Command, lane: _QueuedLane, flow: Flow | None, issued_s: float, now_s: float, seconds: float
     ) -> None:
         self.command, self.lane, self.flow, self.issued_s = command, lane, flow, issued_s
         self.start_s = self.since_s = now_s
-        self.left_s, self.rate = seconds, 0.0
-        self.timeout: simpy.Timeout | None = None
+        self.left_s, self.rate, self.end_s = seconds, 0.0, math.inf
 
 
 class SimBackend:
@@ -156,6 +156,8 @@ class SimBackend:
         self._unfinished: dict[int, list[_QueuedLane]] = {}  # command -> lanes whose head waits for it
         self._users: dict[int, _Activity] = {}  # who competes for anything, by command number
         self._users_changed = False
+        self._next_end: simpy.Timeout | None = None  # of those who compete
+        self._next_end_s = math.inf
         self._events: deque[Event] = deque()
         self._cause: Command | None = None
         for job, at_s in (arrivals or {}).items():
@@ -218,7 +220,7 @@ class SimBackend:
         flow = None if contention is None else contention.flow_of(command.device, command.kind, command.peer)
         activity = _Activity(command, lane, flow, issued_s, now_s, seconds)
         if flow is None or seconds <= flow.latency_s:
-            activity.timeout = self._after(seconds, activity, self._finish)
+            self._after(seconds, activity, lambda event: self._finish(_value(event)))
         elif flow.latency_s:
             activity.left_s -= flow.latency_s
             self._after(flow.latency_s, activity, lambda event: self._join(_value(event)))
@@ -233,25 +235,30 @@ class SimBackend:
     def _share(self) -> None:
         """Give everyone who competes the rate that lasts until the next one joins or leaves."""
         assert self._contention is not None
-        self._users_changed = False
+        now_s, self._users_changed = self._env.now, False
         users = list(self._users.values())
         flows = [activity.flow for activity in users if activity.flow is not None]
         rates = self._contention.rates(flows, [activity.command for activity in users])
         for activity, rate in zip(users, rates, strict=True):
             if activity.rate != rate:
-                self._set_rate(activity, rate)
+                activity.left_s = max(0.0, activity.left_s - activity.rate * (now_s - activity.since_s))
+                activity.since_s, activity.rate = now_s, rate
+                activity.end_s = now_s + activity.left_s / rate
+        next_end_s = min((activity.end_s for activity in users), default=math.inf)
+        if next_end_s != self._next_end_s:
+            self._next_end_s = next_end_s
+            self._next_end = self._after(max(0.0, next_end_s - now_s), None, self._end) if users else None
 
-    def _set_rate(self, activity: _Activity, rate: float) -> None:
-        """Have an activity go on at another rate, which moves its end."""
-        now_s = self._env.now
-        activity.left_s = max(0.0, activity.left_s - activity.rate * (now_s - activity.since_s))
-        activity.since_s, activity.rate = now_s, rate
-        activity.timeout = self._after(activity.left_s / rate, activity, self._finish)
+    def _end(self, timeout: simpy.Event) -> None:
+        """Finish those who compete and are done, unless somebody joined or left since the timeout was set."""
+        if timeout is not self._next_end:
+            return
+        done = [activity for activity in self._users.values() if activity.end_s <= self._next_end_s]
+        self._next_end_s = math.inf
+        for activity in done:
+            self._finish(activity)
 
-    def _finish(self, timeout: simpy.Event) -> None:
-        activity: _Activity = _value(timeout)
-        if activity.timeout is not timeout:
-            return  # its rate has changed since
+    def _finish(self, activity: _Activity) -> None:
         command, lane = activity.command, activity.lane
         lane.busy = False
         self._events.append(Finished(command, activity.start_s, self._env.now, activity.issued_s))
