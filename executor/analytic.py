@@ -82,8 +82,11 @@ class AnalyticPilot(JobPilot):
         sizes = {s._cdata: self._cast_bytes(tensor, s.nbytes()) for tensor in constants for s in storages_of(tensor)}
         self.constant_bytes = sum(sizes.values())
         batch = _first_batch(job)
-        with self._mode:
-            self.input, self.target = (packed(self._fake_tree(tree, batch_size)) for tree in batch)
+        try:
+            with self._mode:
+                self.input, self.target = (packed(self._fake_tree(tree, batch_size)) for tree in batch)
+        except RuntimeError as reason:
+            raise JobError(f"job {job.name!r}: no mini-batch of {batch_size} samples can be: {told(reason)}") from None
         self.input_bytes = max(1, spec_of(self.input).nbytes)
         self.target_bytes = max(1, spec_of(self.target).nbytes)
 

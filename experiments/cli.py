@@ -25,6 +25,7 @@ from experiments.rivals import (
     system_rows,
 )
 from hydrasim.errors import HydraError, ShardTooLarge, told
+from hydrasim.mechanism import OURS
 from hydrasim.systems.quoted import PAPER_FIG8, SHARP
 
 if TYPE_CHECKING:
@@ -105,7 +106,9 @@ def simulate(
     from hydrasim.policies.follow_plan import FollowPlan
     from hydrasim.systems import simulate_system
 
-    rival = read_system(system, option or [], {"--policy": policy, "--plan": plan})
+    mechanism = None if inputs.mechanism == OURS else inputs.mechanism
+    own = {"--policy": policy, "--plan": plan, "--mechanism, --prefetch or --loading-zone": mechanism}
+    rival = read_system(system, option or [], own)
     if rival is not None:
         with report.minibatch_progress(inputs.workload, "simulating", quiet=as_json) as on_event:
             timeline = simulate_system(
@@ -167,10 +170,8 @@ def compare(
 
     names = [name.strip() for name in policies.split(",") if name.strip()] or list(registered())
     rivals = system_names(systems)
-    if every_rung and rivals:
-        raise HydraError("--systems goes with one rung of --effects, not with all of them.")
     if every_rung:
-        ladder_report.compare_on_every_rung(inputs, names, chart, as_json=as_json)
+        ladder_report.compare_on_every_rung(inputs, names, rivals, chart, as_json=as_json)
         return
     if chart is not None:
         raise HydraError("--chart draws the rungs of effects beside each other; it goes with --effects all.")

@@ -16,18 +16,21 @@ from hydrasim.dag import minibatch_dag
 from hydrasim.errors import HydraError, ShardTooLarge, WorkloadError
 from hydrasim.machines import MACHINES
 from hydrasim.planning import misfits
-from hydrasim.roofline import QUOTED, Roofline, analytic_profile
+from hydrasim.profile import Profile
+from hydrasim.roofline import QUOTED, Roofline, analytic_profile, extrapolate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from executor.analytic import AnalyticPilot
     from hydrasim.cluster import Cluster
+    from hydrasim.machine import Machine
     from hydrasim.roofline import Counts
     from hydrasim.workload import Workload
 
 Jobs = Annotated[
-    str, typer.Argument(metavar="JOBS", help="A Python function that returns TorchJobs, file.py:function.")
+    str,
+    typer.Argument(metavar="JOBS", help="A function that returns TorchJobs, file.py:function; with --from, a profile."),
 ]
 MachineName = Annotated[
     str, typer.Option("--machine", callback=one_of("machines", MACHINES), help=f"{', '.join(MACHINES)}.")
@@ -45,6 +48,12 @@ ComputeFraction = Annotated[
     typer.Option("--efficiency", metavar="FRACTION", help="Share of the peak FLOP/s that matrix products reach."),
 ]
 Allocate = Annotated[bool, typer.Option("--allocate", help="Build the models with memory and values, then count.")]
+MeasuredOn = Annotated[
+    str | None,
+    typer.Option(
+        "--from", callback=one_of("machines", MACHINES), help="What the profile given as JOBS was measured on."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 
 
@@ -59,13 +68,17 @@ def estimate(
     batch: BatchSize = None,
     efficiency: ComputeFraction = None,
     allocate: Allocate = False,
+    measured_on: MeasuredOn = None,
     as_json: AsJson = False,
 ) -> None:
     """Count bytes and FLOPs of real jobs without memory for them, and say what units take on a machine.
 
     The function runs without values for its tensors, so models of any size can be counted. Jobs that say their
-    cuts keep them.
+    cuts keep them. With a profile and --from instead, what was measured there is carried over to the machine.
     """
+    if measured_on is not None:
+        _carry_over(Path(jobs), MACHINES[measured_on], MACHINES[machine], precision, devices, output)
+        return
     if shards is not None and shard_layers is not None:
         raise HydraError("--shards and --shard-layers are two ways to say the same; leave one out.")
     chosen = QUOTED[precision]
@@ -102,6 +115,20 @@ def estimate(
     typer.echo(
         f"{found.label}: {machine} in {precision}, {chosen.compute_fraction:g} of its peak FLOP/s; FLOPs and seconds "
         f"are of a mini-batch, without copies. Written to {output}"
+    )
+
+
+def _carry_over(
+    measured: Path, source: Machine, target: Machine, precision: str, devices: int | None, output: Path
+) -> None:
+    """Write what a profile of one machine would be on another, by the ratio of their peaks."""
+    found = extrapolate(
+        Profile.read(measured), source.accelerator, target.accelerator, precision, target.first(devices)
+    )
+    found.write(output)
+    typer.echo(
+        f"{found.label}: from {source.accelerator.name} to {target.accelerator.name} in {precision}, by the ratio of "
+        f"their peak FLOP/s; copies by the links of {target.name}. Written to {output}"
     )
 
 

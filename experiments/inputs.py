@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from experiments.options import one_of
-from hydrasim.cluster import GIB, Cluster, Device, Link
+from hydrasim.cluster import GIB, Cluster, Device
 from hydrasim.disk import read_text
 from hydrasim.errors import ClusterError, HydraError, WorkloadError
 from hydrasim.files import read_cluster, read_workload
@@ -125,7 +125,7 @@ def read_inputs(
         if elsewhere or memory is not None or link is not None:
             left_over = devices if elsewhere else None
             world = replace(world, cluster=_cluster(cluster, machine, left_over, memory, link, base=world.cluster))
-        costs = StatedCosts(world.workload, world.cluster)
+        costs = StatedCosts(world.workload, world.cluster, pinned=switches.pinned)
         return Inputs(world.workload, world.cluster, costs, _effects(effects) or world.effects, switches, seed)
     assert workload is not None
     if ".py:" in str(workload):
@@ -146,7 +146,7 @@ def read_inputs(
         return Inputs(profile.workload, where, profile.costs(where), ladder, switches, seed, profile.digest)
     jobs = read_workload(workload)
     where = _cluster(cluster, machine, devices, memory, link, theory=theory)
-    return Inputs(jobs, where, StatedCosts(jobs, where), ladder, switches, seed)
+    return Inputs(jobs, where, StatedCosts(jobs, where, pinned=switches.pinned), ladder, switches, seed)
 
 
 def takes_inputs(command: Callable[..., Result]) -> Callable[..., Result]:
@@ -217,7 +217,7 @@ def _from_jobs(
     if devices > MAX_WORKERS:
         raise ClusterError(f"real jobs are cut for up to {MAX_WORKERS} devices, not {devices}.")
     prepared = prepare_jobs(location, "cpu", devices, memory, link, mechanism)
-    costs = StatedCosts(prepared.workload, prepared.cluster)
+    costs = StatedCosts(prepared.workload, prepared.cluster, pinned=mechanism.pinned)
     return Inputs(prepared.workload, prepared.cluster, costs, effects, mechanism, seed)
 
 
@@ -253,27 +253,35 @@ def _cluster(
     if machine is not None:
         base = MACHINES[machine].first(devices)
     elif devices is not None:
-        pattern = _pattern(base, memory, kinds, theory)
-        base = Cluster((pattern,) * devices, None if base is None else base.host_cores)
+        base = _so_many(devices, base, memory, kinds, theory)
     if base is None:
         raise ClusterError("say where to train: --cluster FILE, --machine NAME, or --devices N --memory SIZE.")
     changes: dict[str, Any] = {}
     if memory is not None:
         changes["memory_bytes"] = parse_bytes(memory)
     if link is not None:
-        changes["h2d"] = changes["d2h"] = Link(parse_rate(link))
-    return replace(base, devices=tuple(replace(device, **changes) for device in base.devices))
+        changes |= {"bytes_per_s": parse_rate(link), "pageable_bytes_per_s": None}
+    return replace(base, devices=tuple(_changed(device, changes) for device in base.devices))
 
 
-def _pattern(base: Cluster | None, memory: str | None, kinds: tuple[str, ...], theory: bool) -> Device:
-    """Return the device that all devices are to be like."""
+def _changed(device: Device, changes: dict[str, Any]) -> Device:
+    """Return a device of other memory or links; what else is known of them stays."""
+    own = {name: value for name, value in changes.items() if name == "memory_bytes"}
+    of_links = {name: value for name, value in changes.items() if name not in own}
+    return replace(device, h2d=replace(device.h2d, **of_links), d2h=replace(device.d2h, **of_links), **own)
+
+
+def _so_many(devices: int, base: Cluster | None, memory: str | None, kinds: tuple[str, ...], theory: bool) -> Cluster:
+    """Return the first devices of the base, or more of them if they are equal, or ones that are like nothing else."""
+    if base is not None and devices <= len(base.devices):
+        return replace(base, devices=base.devices[:devices])
     if base is not None and len(set(base.devices)) == 1:
-        return base.devices[0]
+        return replace(base, devices=base.devices[:1] * devices)
     if memory is None and not theory:
         raise ClusterError("say how much memory each device has, such as --memory 2GiB.")
     if len(kinds) != 1:
         raise ClusterError(f"the profile has the kinds {', '.join(kinds)}; say in a --cluster file which is where.")
-    return Device(GIB, kind=kinds[0])
+    return Cluster((Device(GIB, kind=kinds[0]),) * devices)
 
 
 def _mechanism(name: str, prefetch: bool | None, loading_zone: float | None) -> Mechanism:

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 _MAX_NAMED = 4  # overtakings that a line names
 
 
-def compare_on_every_rung(inputs: Inputs, policies: list[str], chart: Path | None, *, as_json: bool) -> None:
-    """Compare policies on every rung and print, and draw if asked to, how their ranking changes."""
-    num_steps = len(policies) * (len(EFFECTS) - 1 + rungs.NUM_DRAWS)
+def compare_on_every_rung(
+    inputs: Inputs, policies: list[str], systems: list[str], chart: Path | None, *, as_json: bool
+) -> None:
+    """Compare policies and rival systems on every rung and print, and draw if asked to, how their ranking changes."""
+    num_steps = (len(policies) + len(systems)) * (len(EFFECTS) - 1 + rungs.NUM_DRAWS)
     with report.step_progress(num_steps, "comparing", quiet=as_json) as advance:
         ladder = rungs.climb(
-            inputs.workload, inputs.cluster, policies, costs=inputs.costs, mechanism=inputs.mechanism,
+            inputs.workload, inputs.cluster, policies, systems=systems, costs=inputs.costs, mechanism=inputs.mechanism,
             seed=inputs.seed, on_policy=lambda _: None if advance is None else advance(1),
         )  # fmt: skip
     if chart is not None:
@@ -54,7 +56,9 @@ def print_ladder(ladder: rungs.Ladder) -> None:
         named = ", ".join(f"{winner} overtakes {loser}" for winner, loser in changed[:_MAX_NAMED])
         more = f" and {len(changed) - _MAX_NAMED} more" if len(changed) > _MAX_NAMED else ""
         likeness = "" if tau is None else f" (Kendall's tau {tau:.2f})"
-        typer.echo(f"{lower} to {upper}{likeness}: {named or 'nobody overtakes anybody'}{more}")
+        same = all(ladder.on(lower)[name].makespan_s == s.makespan_s for name, s in ladder.on(upper).items())
+        nothing = "nothing changes: no cost of this rung is stated or measured" if same else "nobody overtakes anybody"
+        typer.echo(f"{lower} to {upper}{likeness}: {named or nothing}{more}")
     typer.echo(f"simulated; (rank) after each makespan; noise: mean of {rungs.NUM_DRAWS} draws +- standard deviation")
 
 

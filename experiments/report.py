@@ -88,8 +88,10 @@ def signed_percent(fraction: float) -> str:
 
 
 def bound_s(timeline: Timeline, inputs: Inputs) -> float | None:
-    """Return the seconds that no plan can beat; None for rival systems, some of which split a plan's mini-batches."""
-    if "system" in timeline.header:
+    """Return the seconds that no plan can beat; None for rival systems, some of which split a plan's mini-batches,
+    and under noise, where luck can.
+    """
+    if "system" in timeline.header or timeline.header["effects"] == "noise":
         return None
     transfers = inputs.effects != "theory"
     return max(lower_bounds(inputs.workload, inputs.cluster, inputs.costs, transfers=transfers).values())

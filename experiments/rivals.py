@@ -48,9 +48,19 @@ def read_system(name: str, options: Sequence[str], own: Mapping[str, object]) ->
 
 
 def system_names(text: str) -> list[str]:
-    """Return the rival systems that a comma-separated list names; `all` names all."""
+    """Return the rival systems that a comma-separated list names; `all` names all.
+
+    Raises:
+        HydraError: it names all and others, or this project's own way to train.
+    """
     names = [name.strip() for name in text.split(",") if name.strip()]
-    return list(systems()) if names == ["all"] else names
+    if names == ["all"]:
+        return list(systems())
+    if "all" in names:
+        raise HydraError("--systems has all beside other names; write all alone, or only the others.")
+    if SHARP in names:
+        raise HydraError(f"--systems adds rivals; {SHARP} is what the rows of --policies are. Leave it out.")
+    return names
 
 
 def system_rows() -> list[dict[str, Any]]:

@@ -71,11 +71,13 @@ def causes_by_device(timeline: Timeline) -> list[dict[Cause, float]]:
 def _delays(span: Span, by_number: dict[int, Span]) -> Iterator[tuple[Cause, float]]:
     """Yield what the span waited for and until when."""
     for before in _followed(span, by_number):
+        if before.cause not in by_number:  # issued at the start, or when its job arrived
+            yield "wait", before.issued_s
         yield _OF_KIND[before.kind], before.end_s
         if kinds := _BEHIND.get(before.kind):
             behind = (other for other in _followed(before, by_number) if other.kind in kinds)
             yield from ((_OF_KIND[other.kind], other.end_s) for other in behind)
-    caused_s = by_number[span.cause].end_s if span.cause in by_number else 0.0
+    caused_s = by_number[span.cause].end_s if span.cause in by_number else span.issued_s
     yield "wait", caused_s
     yield "overhead", max(caused_s, span.issued_s)
 

@@ -37,14 +37,23 @@ def charging(costs: CostModel, cluster: Cluster) -> Seconds:
             value = cluster.disk_s(command.nbytes, "read" if command.kind is Kind.READ else "write")
         else:
             value = costs.copy_s(command.nbytes, command.device, "h2d" if command.kind is Kind.LOAD else "d2h")
-        if 0 <= value <= MAX_SECONDS:
-            return value
-        raise ProfileError(
-            f"the costs say that {command} takes {value} s; it must be from 0 to {MAX_SECONDS:.0e} s.\n"
-            "  Correct the seconds of the workload or profile, the speed of the device or its link."
-        )
+        return checked_s(command, value)
 
     return seconds
+
+
+def checked_s(command: Command, seconds: float) -> float:
+    """Return what a command takes, if it is a time.
+
+    Raises:
+        ProfileError: it is none.
+    """
+    if 0 <= seconds <= MAX_SECONDS:
+        return seconds
+    raise ProfileError(
+        f"the costs say that {command} takes {seconds} s; it must be from 0 to {MAX_SECONDS:.0e} s.\n"
+        "  Correct the seconds of the workload or profile, the speed of the device or its link."
+    )
 
 
 def noisy(seconds: Seconds, costs: CostModel, seed: int) -> Seconds:

@@ -118,7 +118,8 @@ class Cluster:
     spilled activations; None for plenty. host_bytes_per_s: what host memory carries, all copies together.
     disk: where state goes that host memory has no room for. compute_slowdown: how many times longer units
     take by the number of devices that compute, from 1 on; beyond its end, as at its end. variation:
-    coefficient of variation of what commands take, under noise. core_copy_bytes_per_s: what one host core
+    coefficient of variation of what commands take, under noise. dispatch_s: from the end of a command until
+    those that follow from it have been issued, as an overhead. core_copy_bytes_per_s: what one host core
     copies; an emulated device's copy over a slower link takes that share of a core, at memory speed a whole one.
     """
 
@@ -130,6 +131,7 @@ class Cluster:
     disk: Disk | None = None
     compute_slowdown: tuple[float, ...] = ()
     variation: float = 0.0
+    dispatch_s: float = 0.0
     core_copy_bytes_per_s: float = math.inf
 
     def __post_init__(self) -> None:
@@ -142,12 +144,21 @@ class Cluster:
         for name in ("host_bytes_per_s", "core_copy_bytes_per_s"):
             if not getattr(self, name) > 0:
                 raise ClusterError(f"{name} is {getattr(self, name)}; it must be above 0.")
-        for factor in self.compute_slowdown:
-            if not (math.isfinite(factor) and factor >= 1):
-                raise ClusterError(f"compute_slowdown: {factor} is no slowdown; it must be finite and at least 1.")
+        if not (math.isfinite(self.dispatch_s) and self.dispatch_s >= 0):
+            raise ClusterError(f"dispatch_s is {self.dispatch_s}; it must be finite and not negative.")
+        self._check_slowdown()
         if not (math.isfinite(self.variation) and 0 <= self.variation <= 1):
             raise ClusterError(f"variation is {self.variation}; it must be from 0 to 1.")
         self._check_buses()
+
+    def _check_slowdown(self) -> None:
+        for factor in self.compute_slowdown:
+            if not (math.isfinite(factor) and factor >= 1):
+                raise ClusterError(f"compute_slowdown: {factor} is no slowdown; it must be finite and at least 1.")
+        if self.compute_slowdown and self.compute_slowdown[0] != 1:
+            raise ClusterError(
+                f"compute_slowdown begins with {self.compute_slowdown[0]}; the first is of one device alone, and is 1."
+            )
 
     def _check_buses(self) -> None:
         names = [bus.name for bus in self.buses]
@@ -228,11 +239,17 @@ class Cluster:
             return start.d2h.latency_s + end.h2d.latency_s
         return max(start.peer.latency_s, end.peer.latency_s)
 
+    def slowdown(self, num_computing: int) -> float:
+        """Return how many times longer units take while so many devices compute."""
+        factors = self.compute_slowdown
+        return factors[min(num_computing, len(factors)) - 1] if factors else 1.0
+
     @cached_property
     def digest(self) -> str:
-        """Return a short hash of every field that is no measurement; plans name by it what they were made for."""
+        """Return a short hash of every field that plans depend on; they name by it what they were made for."""
         fields = asdict(self)
-        del fields["core_copy_bytes_per_s"]
+        for name in ("core_copy_bytes_per_s", "compute_slowdown", "variation", "dispatch_s"):
+            del fields[name]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -58,8 +58,9 @@ class Comparison:
     naive_s: float
 
     @property
-    def bound_s(self) -> float:
-        return max(self.bounds.values())
+    def bound_s(self) -> float | None:
+        """What no plan of whole mini-batches can beat; None under noise, where luck can."""
+        return max(self.bounds.values(), default=None)
 
     @property
     def best(self) -> Row:
@@ -126,7 +127,7 @@ def compare(
         raise PolicyError("there are no policies to compare; name at least one.")
     costs = StatedCosts(workload, cluster, pinned=mechanism.pinned) if costs is None else costs
     transfers = effects != "theory"
-    bounds = lower_bounds(workload, cluster, costs, transfers=transfers)
+    bounds = {} if effects == "noise" else lower_bounds(workload, cluster, costs, transfers=transfers)
     rows = []
     for policy in chosen:
         try:
@@ -140,7 +141,7 @@ def compare(
                 timeline = simulate(
                     workload, cluster, policy, costs=costs, mechanism=mechanism, effects=effects, seed=seed
                 )
-            row = _row(policy, timeline, max(bounds.values()))
+            row = _row(policy, timeline, max(bounds.values(), default=None))
         except HydraError as reason:
             row = Row(policy.name, getattr(policy, "work_conserving", False), error=str(reason))
         rows.append(row)
@@ -208,14 +209,14 @@ def _spread_s(alone_s: list[float]) -> float:
     return 0.0 if min(alone_s) == 0 else 1 / sum(1 / seconds for seconds in alone_s)
 
 
-def _row(policy: Policy | System, timeline: Timeline, bound_s: float) -> Row:
+def _row(policy: Policy | System, timeline: Timeline, bound_s: float | None) -> Row:
     from hydrasim.systems import System
 
     return Row(
         policy.name,
         getattr(policy, "work_conserving", False),
         timeline.makespan_s,
-        None if isinstance(policy, System) else ratio(timeline.makespan_s, bound_s),
+        None if isinstance(policy, System) or bound_s is None else ratio(timeline.makespan_s, bound_s),
         timeline.utilization(),
         timeline.moved_bytes,
         sum(span.kind == "load" for span in timeline.spans),

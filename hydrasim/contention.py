@@ -23,7 +23,7 @@ from hydrasim.command import HOST, Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from hydrasim.cluster import Cluster
+    from hydrasim.cluster import Cluster, Link
     from hydrasim.command import Command
     from hydrasim.timeline import Timeline
 
@@ -143,11 +143,15 @@ class Contention:
             return ({CORES: self._core} if cluster.devices[device].on_host else {}), 0.0
         if kind is Kind.FETCH:
             return {CORES: self._core}, 0.0
-        if kind is Kind.UPDATE:  # all of memory, and the cores of its rank
+        if kind is Kind.UPDATE:  # what of memory a core copies, and the cores of its rank
             limited = math.isfinite(cluster.host_bytes_per_s)
-            return {CORES: 1 / len(cluster.devices) if self._core else 0.0, MEMORY: 1.0 if limited else 0.0}, 0.0
+            memory = min(1.0, cluster.core_copy_bytes_per_s / cluster.host_bytes_per_s) if limited else 0.0
+            return {CORES: 1 / len(cluster.devices) if self._core else 0.0, MEMORY: memory}, 0.0
         if kind in (Kind.SEND, Kind.GATHER):
-            return _parts(cluster.send_path(device, peer)), cluster.send_latency_s(device, peer)
+            path, ends = cluster.send_path(device, peer), (cluster.devices[device], cluster.devices[peer])
+            links = [end.peer for end in ends] if all(end.peer for end in ends) else [ends[0].d2h, ends[1].h2d]
+            cores = sum(self._cores(link, path) for end, link in zip(ends, links, strict=True) if end.on_host)
+            return _parts(path) | {CORES: min(1.0, cores)}, cluster.send_latency_s(device, peer)
         if kind in (Kind.READ, Kind.WRITE):
             disk = cluster.disk
             latency_s = 0.0 if disk is None else (disk.read if kind is Kind.READ else disk.write).latency_s
@@ -155,11 +159,13 @@ class Contention:
         end = cluster.devices[device]
         path = cluster.copy_path(device, "h2d" if kind is Kind.LOAD else "d2h", self._pinned)
         link = end.h2d if kind is Kind.LOAD else end.d2h
-        cores = 0.0
-        if end.on_host:
-            at_memory_speed = math.isinf(link.bytes_per_s)
-            cores = 1.0 if at_memory_speed else min(1.0, bandwidth(path) / cluster.core_copy_bytes_per_s)
-        return _parts(path) | {CORES: cores * self._core}, link.latency_s
+        return _parts(path) | {CORES: self._cores(link, path) if end.on_host else 0.0}, link.latency_s
+
+    def _cores(self, link: Link | None, path: Path) -> float:
+        """Return which part of the host's cores copying over an emulated device's link takes."""
+        if link is None or math.isinf(link.bytes_per_s):  # at memory speed
+            return self._core
+        return min(1.0, bandwidth(path) / self._cluster.core_copy_bytes_per_s) * self._core
 
 
 def _parts(path: Path) -> dict[Resource, float]:
@@ -179,7 +185,7 @@ def uncontended_s(timeline: Timeline, cluster: Cluster, *, pinned: bool = True) 
     edges: list[tuple[float, bool, int]] = []  # (time, whether it ends, span number)
     flows: dict[int, Flow] = {}
     for span in timeline.spans:
-        flow = contention.flow_of(span.device, Kind(span.kind))
+        flow = contention.flow_of(span.device, Kind(span.kind), span.peer)
         if flow is not None and flow.uses:
             flows[span.number] = flow
             begin_s = min(ready_s[span.number] + flow.latency_s, span.end_s)

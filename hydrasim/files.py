@@ -167,7 +167,6 @@ def cluster_fields(cluster: Cluster) -> dict[str, Any]:
     """Return a cluster as plain JSON values, the inverse of `read_cluster`; infinite bandwidth is left out."""
     fields = _finite(asdict(cluster))
     assert isinstance(fields, dict)
-    fields.pop("digest", None)
     return {"version": 1, **fields}
 
 

@@ -96,7 +96,7 @@ def draw(timelines: Sequence[tuple[str, Timeline]], path: Path | None = None) ->
     axes.set_xlabel("time [s]", color=_INK, fontsize=10)
     _legends(figure, {name: colours.get(job) for job, name in names.items()}, columns, phases, inches)
     if path is not None:
-        _save(figure, path)
+        save(figure, path)
     return figure
 
 
@@ -275,7 +275,12 @@ def _luminance(colour: Colour) -> float:
     return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture, whole or not at all, in the format of its suffix.
+
+    Raises:
+        HydraError: there is no such format.
+    """
     from hydrasim.disk import replacing
 
     try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from hydrasim.compare import Comparison, Row, compare
 from hydrasim.errors import HydraError
+from hydrasim.gantt import save
 from hydrasim.mechanism import EFFECTS, OURS, Effects, Mechanism
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from hydrasim.cluster import Cluster
     from hydrasim.policies import Policy
     from hydrasim.profile import CostModel
+    from hydrasim.systems import System
     from hydrasim.workload import Workload
 
 NUM_DRAWS = 5  # of the rung with noise
@@ -100,13 +102,14 @@ def climb(
     cluster: Cluster,
     policies: Sequence[Policy | str] | None = None,
     *,
+    systems: Sequence[System | str] = (),
     costs: CostModel | None = None,
     mechanism: Mechanism = OURS,
     seed: int = 0,
     num_draws: int = NUM_DRAWS,
     on_policy: Callable[[Row], None] | None = None,
 ) -> Ladder:
-    """Compare policies on every rung; under noise over so many draws, from the seed on.
+    """Compare policies, and rival systems, on every rung; under noise over so many draws, from the seed on.
 
     on_policy: called with each row of each comparison as it comes.
 
@@ -120,8 +123,8 @@ def climb(
         seeds = range(seed, seed + (num_draws if effects == "noise" else 1))
         draws = [
             compare(
-                workload, cluster, policies, costs=costs, mechanism=mechanism, effects=effects, seed=one,
-                on_policy=on_policy,
+                workload, cluster, policies, systems=systems, costs=costs, mechanism=mechanism, effects=effects,
+                seed=one, on_policy=on_policy,
             )
             for one in seeds
         ]  # fmt: skip
@@ -192,7 +195,7 @@ def draw(ladder: Ladder, path: Path | None = None) -> Figure:
         "Simulated: policies by makespan on each rung of effects; makespan over the rung's best", fontsize=10
     )
     if path is not None:
-        figure.savefig(path, dpi=130)
+        save(figure, path)
     return figure
 
 

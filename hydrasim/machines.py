@@ -1,6 +1,6 @@
 """The machines that there are: the paper's two, two desktops, and hosts of eight A100 and of eight H100.
 
-A source begins with how it was come by: `paper`; `read`, in a stored copy, on 2026-11-23; `remembered`, not read
+A source begins with how it was come by: `paper`; `read`, on 2026-11-23; `remembered`, not read
 again; or `estimate`, ours, and from what. Bandwidths of links, buses and host memory are what was measured; what the
 standard allows stands beside them.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _MEASURED = "https://gist.github.com/ypwhs/a156353cb19e780e323be054821af015"
-_DEEP_LEARNING_BOX = "'Deep Learning Box: Setup and Installation' (April 2018, kept in a public repository)"
+_DEEP_LEARNING_BOX = "'Deep Learning Box: Setup and Installation' (April 2018; its address was not kept)"
 _WAREDB = "https://waredb.com/processor/nvidia-geforce-rtx-4090"
 _PADERBORN = "https://upb-pc2.atlassian.net/wiki/spaces/PC2DOK/pages/1900609/NVIDIA+A100+40GB+with+NVLINK"
 _KLOCKWOOD = "https://glennklockwood.com/garden/processors/h100"
@@ -42,7 +42,7 @@ RTX_2080_TI = Accelerator(
     616e9,
     {"fp32": 13.45e12, "fp16": 53.8e12},
     {
-        "memory_bytes": "read: a deviceQuery listing in a public repository; later drivers report 200 MB less",
+        "memory_bytes": "remembered: a deviceQuery listing whose address is lost; later drivers report 200 MB less",
         "memory_bytes_per_s": "read: https://huggingface.co/datasets/NYUGPUClass/NTT_dataset_20k",
         "flops_per_s.fp32": "read: 4352 cores at 1545 MHz, in the listing too, two operations a clock",
         "flops_per_s.fp16": f"remembered: Turing white paper, reference card; 53.4 TFLOPS measured (read {_MEASURED})",
@@ -76,7 +76,7 @@ H100 = Accelerator(
     3350e9,
     {"fp32": 66.9e12, "tf32": 494.7e12, "fp16": 989.4e12, "bf16": 989.4e12},
     {
-        "memory_bytes": "read: torch reports 81,082 to 81,090 MiB, in listings of three public repositories",
+        "memory_bytes": "remembered: torch reports 81,082 to 81,090 MiB, in listings whose addresses were not kept",
         "memory_bytes_per_s": f"read: {_KLOCKWOOD}",
         "flops_per_s": f"read: {_KLOCKWOOD}, without sparsity",
     },

@@ -89,11 +89,10 @@ class StatedCosts:
         return self._fetch_s[job]
 
     def dispatch_s(self) -> float:
-        return 0.0
+        return self._cluster.dispatch_s
 
     def slowdown(self, job: str, num_computing: int) -> float:
-        factors = self._cluster.compute_slowdown
-        return factors[min(num_computing, len(factors)) - 1] if factors else 1.0
+        return self._cluster.slowdown(num_computing)
 
     def variation(self, command: Command) -> float:
         return self._cluster.variation
@@ -219,9 +218,10 @@ class MeasuredCosts:
         self.label = profile.label
         self._kinds = [profile.kinds[device.kind] for device in cluster.devices]
         self._fetches, self._slowdowns = profile.fetches, profile.slowdowns
+        self._cluster = cluster
         self._num_others = max(1, len(cluster.devices) - 1)
         self._modes = {job.name: job.activation_mode for job in profile.workload.jobs}
-        self._dispatch_s = 0.0 if profile.dispatch is None else profile.dispatch.mean_s
+        self._dispatch_s = cluster.dispatch_s if profile.dispatch is None else profile.dispatch.mean_s
         self._units = [{key: m.mean_s for key, m in kind.units.items()} for kind in self._kinds]
         self._first_units = [{key: m.mean_s for key, m in kind.first_units.items()} for kind in self._kinds]
         self._copies: list[dict[Direction, list[tuple[int, float]]]] = [
@@ -265,17 +265,27 @@ class MeasuredCosts:
         return self._dispatch_s
 
     def slowdown(self, job: str, num_computing: int) -> float:
-        return 1.0 + (self._slowdowns.get(job, 1.0) - 1.0) * (num_computing - 1) / self._num_others
+        if job not in self._slowdowns:
+            return self._cluster.slowdown(num_computing)
+        return 1.0 + (self._slowdowns[job] - 1.0) * (num_computing - 1) / self._num_others
 
     def variation(self, command: Command) -> float:
+        """See `CostModel`; what was not measured, or only once, varies as the cluster states."""
+        measured = self._measured(command)
+        if measured is None or measured.num_samples == 1:
+            return self._cluster.variation
+        return measured.spread_fraction / _IQR_OF_NORMAL
+
+    def _measured(self, command: Command) -> Measurement | None:
         if command.kind is Kind.COMPUTE:
-            measured = self._kinds[command.device].units.get(command.unit[:3])
-        elif command.kind is Kind.FETCH:
-            measured = self._fetches.get(command.unit.job)
-        else:
-            sizes = self._kinds[command.device].copies.get("h2d" if command.kind is Kind.LOAD else "d2h", {})
-            measured = min(sizes.items(), key=lambda item: abs(item[0] - command.nbytes), default=(0, None))[1]
-        return 0.0 if measured is None else measured.spread_fraction / _IQR_OF_NORMAL
+            units, (job, _, shard) = self._kinds[command.device].units, command.unit[:3]
+            return units.get(command.unit[:3]) or units.get((job, Phase.LOSS, shard))
+        if command.kind is Kind.FETCH:
+            return self._fetches.get(command.unit.job)
+        if command.kind not in (Kind.LOAD, Kind.STORE):
+            return None
+        sizes = self._kinds[command.device].copies.get("h2d" if command.kind is Kind.LOAD else "d2h", {})
+        return min(sizes.items(), key=lambda item: abs(item[0] - command.nbytes), default=(0, None))[1]
 
 
 def _interpolate(points: list[tuple[int, float]], nbytes: int) -> float:

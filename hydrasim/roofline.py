@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from hydrasim.dag import minibatch_dag
 from hydrasim.errors import ClusterError, ProfileError
 from hydrasim.profile import KindProfile, Measurement, Profile, UnitKind
-from hydrasim.workload import Workload
+from hydrasim.workload import Phase, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -198,7 +198,9 @@ def analytic_profile(
         on_card = timed(workload, counts, Roofline.of(card, precision, efficiency))
         workload = workload if made else on_card
         units = {
-            (job.name, *node): _once(job.unit_s(*node)) for job in on_card.jobs for node in minibatch_dag(job).nodes
+            (job.name, *node): _certain(job.unit_s(*node))
+            for job in on_card.jobs
+            for node in [*minibatch_dag(job).nodes, *([(Phase.FORWARD, len(job.shards) - 1)] if job.fused else [])]
         }
         made[kind] = KindProfile(units, link_copies(cluster, kind))
         peaks[kind] = {"flops_per_s": card.flops_per_s[precision], "memory_bytes_per_s": card.memory_bytes_per_s}
@@ -210,7 +212,7 @@ def analytic_profile(
         "copies": "links of the cluster, as stated",
         "not_counted": "loaders, dispatch",
     }
-    fetches = {job.name: _once(job.fetch_s) for job in workload.jobs}
+    fetches = {job.name: _certain(job.fetch_s) for job in workload.jobs}
     return Profile(workload, made, fetches, about, cluster, label="analytic")
 
 
@@ -280,7 +282,7 @@ def link_copies(cluster: Cluster, kind: str) -> dict[Direction, dict[int, Measur
     for direction, sizes in found.items():
         link = cluster.devices[index].h2d if direction == "h2d" else cluster.devices[index].d2h
         rate = cluster.copy_bytes_per_s(index, direction)
-        sizes.update((size, _once(link.latency_s + size / rate)) for size in _COPY_SIZES)
+        sizes.update((size, _certain(link.latency_s + size / rate)) for size in _COPY_SIZES)
     return found
 
 
@@ -293,5 +295,5 @@ def _peak(accelerator: Accelerator, precision: str) -> float:
     return accelerator.flops_per_s[precision]
 
 
-def _once(seconds: float) -> Measurement:
+def _certain(seconds: float) -> Measurement:
     return Measurement(seconds, seconds, 0.0, 1)

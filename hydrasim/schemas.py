@@ -117,6 +117,7 @@ class ClusterFile(_Strict):
     disk: DiskFile | None = None
     compute_slowdown: list[Annotated[FiniteFloat, Field(ge=1, le=1e6)]] = []
     variation: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0.0
+    dispatch_s: Seconds = 0.0
     core_copy_bytes_per_s: Rate = math.inf
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from hydrasim.command import HOST, Command, Kind, Lane
+from hydrasim.errors import SystemRefused
 from hydrasim.systems.passes import Passes
 from hydrasim.workload import Phase, ShardUnit, TrainingJob, Workload
 
@@ -53,8 +54,15 @@ class System(ABC):
         """Return what each device of the group must hold at once to train the job."""
 
     def host_bytes(self, job: TrainingJob, cluster: Cluster, devices: Sequence[int]) -> int:
-        """Return what host memory must hold at once to train the job."""
-        return 0
+        """Return what host memory must hold at once to train the job: its state, which lies there before and after."""
+        return job_state_bytes(job)
+
+    def require(self, least: int, *options: str) -> None:
+        """Refuse options below the least that they can be; None is no number, and passes."""
+        for option in options:
+            value = getattr(self, option)
+            if value is not None and value < least:
+                raise SystemRefused(f"{self.name}: {option} is {value}; it must be at least {least}.")
 
     @abstractmethod
     def minibatch(self, build: Build, minibatch: int) -> None:
@@ -69,7 +77,7 @@ class Build:
     """
 
     def __init__(
-        self, job: TrainingJob, cluster: Cluster, devices: Sequence[int], costs: CostModel, commands: _Numbers
+        self, job: TrainingJob, cluster: Cluster, devices: Sequence[int], costs: CostModel, commands: CommandList
     ) -> None:
         self.job, self.cluster, self.devices = job, cluster, tuple(devices)
         self.passes = Passes(job, costs)
@@ -116,8 +124,7 @@ class Build:
         self, source: int, target: int, nbytes: int, minibatch: int, after: Iterable[int] = (), shard: int = 0
     ) -> int:
         """Send bytes from one device to another."""
-        latency_s = self.cluster.send_latency_s(source, target)
-        seconds = latency_s + nbytes / self.cluster.send_bytes_per_s(source, target)
+        seconds = self._send_s(source, target, nbytes)
         return self._emit(Kind.SEND, Lane.PEER, source, minibatch, after, seconds, nbytes, peer=target, shard=shard)
 
     def collective(
@@ -135,23 +142,32 @@ class Build:
         count, after = len(members), tuple(after)
         steps, moved = rounds * (count - 1), rounds * nbytes * (count - 1) // count
         ring = [(device, members[(order + 1) % count]) for order, device in enumerate(members)]
-        seconds = max(
-            steps * self.cluster.send_latency_s(source, target) + moved / self.cluster.send_bytes_per_s(source, target)
-            if count > 1
-            else 0.0
-            for source, target in ring
-        )
+        seconds = max(self._send_s(source, target, moved, steps) if count > 1 else 0.0 for source, target in ring)
         return [
             self._emit(Kind.GATHER, Lane.PEER, source, minibatch, after, seconds, moved, peer=target, shard=shard)
             for source, target in ring
         ]
 
     def update(self, device: int, nbytes: int, minibatch: int, after: Iterable[int] = (), shard: int = 0) -> int:
-        """Step the optimizer on the host for a device's rank; nbytes: what host memory carries for it."""
-        seconds = nbytes / self.cluster.host_bytes_per_s
+        """Step the optimizer on the host for a device's rank; nbytes: what host memory carries for it.
+
+        It goes as fast as host memory and one core of the host can copy; where a cluster limits neither, there is
+        plenty of both and it takes no time. On a measured profile `SystemRun.seconds` refuses that.
+        """
+        seconds = nbytes / min(self.cluster.host_bytes_per_s, self.cluster.core_copy_bytes_per_s)
         return self._emit(
             Kind.UPDATE, Lane.HOST, device, minibatch, after, seconds, nbytes, phase=Phase.UPDATE, shard=shard
         )
+
+    def _send_s(self, source: int, target: int, nbytes: int, steps: int = 1) -> float:
+        """Return what bytes take from device to device, in so many steps; through the host, no less than copies do."""
+        cluster, devices = self.cluster, self.cluster.devices
+        seconds = steps * cluster.send_latency_s(source, target) + nbytes / cluster.send_bytes_per_s(source, target)
+        part = nbytes // steps
+        if not part or (devices[source].peer is not None and devices[target].peer is not None):
+            return seconds
+        copies_s = self._costs.copy_s(part, source, "d2h"), self._costs.copy_s(part, target, "h2d")
+        return max(seconds, steps * max(copies_s))
 
     def _emit(
         self,
@@ -174,7 +190,12 @@ class Build:
         return command.number
 
 
-class _Numbers:
+def job_state_bytes(job: TrainingJob) -> int:
+    """Return what a job's parameters and optimizer state weigh."""
+    return sum(shard.state_bytes for shard in job.shards)
+
+
+class CommandList:
     """The commands emitted since the last time they were taken, and what all that have not begun take."""
 
     def __init__(self) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hydrasim.errors import SystemRefused
-from hydrasim.systems.base import Build, System
+from hydrasim.systems.base import Build, System, job_state_bytes
 from hydrasim.systems.sharded import activation_bytes, load_inputs, run_pass
 from hydrasim.workload import Phase, TrainingJob
 
@@ -35,8 +34,7 @@ class DDP(System):
     recompute: bool = False
 
     def __post_init__(self) -> None:
-        if self.bucket_bytes < 1:
-            raise SystemRefused(f"{self.name}: bucket_bytes is {self.bucket_bytes}; it must be at least 1.")
+        self.require(1, "bucket_bytes")
 
     def memory_bytes(self, job: TrainingJob, cluster: Cluster, devices: Sequence[int]) -> list[int]:
         copies = 2 if self.bucket_view else 3  # of the parameters: themselves, their gradients, the buckets
@@ -44,8 +42,7 @@ class DDP(System):
         return [state + activation_bytes(job, len(devices), recompute=self.recompute)] * len(devices)
 
     def minibatch(self, build: Build, minibatch: int) -> None:
-        shards = build.job.shards
-        state = sum(shard.state_bytes for shard in shards)
+        shards, state = build.job.shards, job_state_bytes(build.job)
         if not minibatch:
             build.move_in(dict.fromkeys(build.devices, state))
         before = load_inputs(build, minibatch)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hydrasim.systems.base import Build
 from hydrasim.systems.passes import saved_bytes
-from hydrasim.systems.stages import Places, Stage, Staged, input_bytes, part_of, temporary_bytes
+from hydrasim.systems.stages import Places, Stage, Staged, fed_bytes, input_bytes, part_of, temporary_bytes
 from hydrasim.workload import Phase, TrainingJob
 
 
@@ -58,7 +58,9 @@ class DeepspeedMP(Staged):
         return ends
 
     def activation_bytes(self, job: TrainingJob, stage: Stage, order: int, places: Places) -> int:
-        """Return what the stage's forwards leave, and the temporaries of one shard, of a replica's part."""
+        """Return what the stage is fed, what its forwards leave, and one shard's temporaries, of a replica's part."""
         saved = [saved_bytes(job, shard) for shard in stage]
-        left = sum(input_bytes(job, shard) for shard in stage) + max(saved) if self.recompute else sum(saved)
-        return part_of(left + temporary_bytes(job, stage), len(places[0]))
+        boundaries = sum(input_bytes(job, shard) for shard in stage if shard)  # the first one's are loaded
+        left = boundaries + max(saved) if self.recompute else sum(saved)
+        num_parts = len(places[0])
+        return part_of(left + temporary_bytes(job, stage), num_parts) + fed_bytes(job, stage, num_parts)

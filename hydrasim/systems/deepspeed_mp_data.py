@@ -36,6 +36,9 @@ class DeepspeedMPData(DeepspeedMP):
     replicas: int | None = None
     bucket_bytes: int = 4 * 500_000_000
 
+    def __post_init__(self) -> None:
+        self.require(1, "bucket_bytes")
+
     def places(self, job: TrainingJob, cluster: Cluster, devices: Sequence[int]) -> Places:
         count = len(devices)
         divisors = [number for number in range(count, 0, -1) if count % number == 0]

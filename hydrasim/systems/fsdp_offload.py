@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hydrasim.errors import SystemRefused
 from hydrasim.systems.sharded import ShardedOffload, Use, gathering
 
 if TYPE_CHECKING:
@@ -30,8 +29,7 @@ class FSDPOffload(ShardedOffload):
     prefetch_layers: int = 1
 
     def __post_init__(self) -> None:
-        if self.prefetch_layers < 0:
-            raise SystemRefused(f"{self.name}: prefetch_layers is {self.prefetch_layers}; it must be at least 0.")
+        self.require(0, "prefetch_layers")
 
     def gathering(self, job: TrainingJob, num_ranks: int) -> tuple[list[Use], int]:
         ahead = self.prefetch_layers if num_ranks > 1 else 0

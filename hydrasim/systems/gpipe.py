@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from hydrasim.errors import SystemRefused
+from hydrasim.profile import MAX_SECONDS
 from hydrasim.systems.passes import saved_bytes
-from hydrasim.systems.stages import Places, Stage, Staged, input_bytes, part_of, temporary_bytes
+from hydrasim.systems.stages import Places, Stage, Staged, fed_bytes, input_bytes, part_of, temporary_bytes
 from hydrasim.workload import Phase, TrainingJob
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ Pass = tuple[Phase, int]  # of a micro-batch through a stage
 class GPipe(Staged):
     """One job at a time on all devices: all micro-batches go forward, then all backward, last one first; flush.
 
-        device 1  .   F0  F1  F2  B2  B1  B0  .       unit X/F1#7 is a forward through stage 1, of micro-batch
-        device 0  F0  F1  F2  .   .   B2  B1  B0      7 counted over the whole job;
-                                                      run again for its backward, it is the same unit
+        device 1  .   F0  F1  F2  B2  B1  B0  .       unit X/F4#7 is a forward through the stage that begins with
+        device 0  F0  F1  F2  .   .   B2  B1  B0      shard 4, of micro-batch 7 counted over the whole job, and
+                                                      again when run again; noise is that of this shard
 
     A pass of a micro-batch takes its part of what the mini-batch takes, update included, and
     microbatch_overhead_s: that smaller kernels fill a device less is modelled by nothing else. Boundaries are
@@ -59,9 +59,10 @@ class GPipe(Staged):
             raise SystemRefused(
                 f"{self.name}: recompute is {self.recompute!r}; it is one of {', '.join(self.allowed)}."
             )
-        if not (math.isfinite(self.microbatch_overhead_s) and self.microbatch_overhead_s >= 0):
+        if not 0 <= self.microbatch_overhead_s <= MAX_SECONDS:
             raise SystemRefused(
-                f"{self.name}: microbatch_overhead_s is {self.microbatch_overhead_s}; it must be finite, not negative."
+                f"{self.name}: microbatch_overhead_s is {self.microbatch_overhead_s}; "
+                f"it must be from 0 to {MAX_SECONDS:.0e}."
             )
 
     def passes(self, order: int, num_stages: int, count: int) -> list[Pass]:
@@ -74,15 +75,20 @@ class GPipe(Staged):
         return count
 
     def activation_bytes(self, job: TrainingJob, stage: Stage, order: int, places: Places) -> int:
-        """Return what all micro-batches on their way leave, whole or as inputs, and the temporaries of one."""
+        """Return what all micro-batches on their way leave, whole or as inputs, and the temporaries of one.
+
+        The inputs of a whole mini-batch are loaded at once, and so are its targets.
+        """
         num_stages = min(len(places), len(job.shards))
         count = self.microbatches or num_stages
         num_alive = self.num_alive(order, num_stages, count)
         whole = part_of(sum(saved_bytes(job, shard) for shard in stage), count)
         temporary = part_of(temporary_bytes(job, stage), count)
+        fixed = temporary + count * fed_bytes(job, stage, count)
         if self.recompute == "never":
-            return num_alive * whole + temporary
-        return num_alive * part_of(input_bytes(job, stage[0]), count) + whole + temporary
+            return num_alive * whole + fixed
+        boundary = part_of(input_bytes(job, stage[0]), count) if stage[0] else 0  # the first stage's are loaded
+        return num_alive * boundary + whole + fixed
 
     def train(self, build: Build, minibatch: int) -> None:
         stages = self.stages(build.job, build.cluster, build.devices)
@@ -128,16 +134,17 @@ class _MicroBatches:
         """Emit a pass through a stage and what it sends on."""
         build, stages, (phase, index) = self._build, self._stages, what
         device, number, after = build.devices[order], self._first + index, self._arrived.pop((order, what))
+        first = stages[order][0]
         if phase is Phase.BACKWARD and self._recomputes(index):
             seconds, ahead = self._seconds[order, Phase.FORWARD], self._system.recomputes_ahead
-            again = build.compute(device, Phase.FORWARD, order, number, seconds, () if ahead else after)
+            again = build.compute(device, Phase.FORWARD, first, number, seconds, () if ahead else after)
             after = [*after, again]
-        self.last = build.compute(device, phase, order, number, self._seconds[order, phase], after)
+        self.last = build.compute(device, phase, first, number, self._seconds[order, phase], after)
         target = order + 1 if phase is Phase.FORWARD else order - 1
         if 0 <= target < len(stages):
             boundary = stages[max(order, target)][0]  # between the two stages
             nbytes = part_of(input_bytes(build.job, boundary), self.count)
-            sent = build.send(device, build.devices[target], nbytes, number, [self.last], order)
+            sent = build.send(device, build.devices[target], nbytes, number, [self.last], first)
             self._arrived[target, what] = [sent]
 
     def _recomputes(self, index: int) -> bool:

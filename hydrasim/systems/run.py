@@ -6,13 +6,14 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from hydrasim.charging import checked_s
 from hydrasim.command import Command, Event, Failed, Finished, Kind
 from hydrasim.errors import SystemRefused
 from hydrasim.loop import run
 from hydrasim.mechanism import DEFAULT_EFFECTS, EFFECTS, Effects, includes
 from hydrasim.profile import CostModel, StatedCosts
 from hydrasim.simulator import sim_backend
-from hydrasim.systems.base import Build, System, _Numbers
+from hydrasim.systems.base import Build, CommandList, System, job_state_bytes
 from hydrasim.systems.registry import make_system
 from hydrasim.workload import TrainingJob, Workload, check_size
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from hydrasim.cluster import Cluster
     from hydrasim.timeline import Timeline
 
+_PLENTY = 1 << 128  # bytes
 _AHEAD = 2  # mini-batches in flight, so that lanes never run dry between two
 
 
@@ -48,10 +50,17 @@ def simulate_system(
     check_size(workload)
     made = make_system(system) if isinstance(system, str) else system
     costs = StatedCosts(workload, cluster) if costs is None else costs
-    training = made.training(workload, cluster, costs, effects)
+    training = made.training(workload, _roomy(cluster) if effects == "theory" else cluster, costs, effects)
     backend = sim_backend(workload, cluster, costs, effects, seed=seed, seconds=training.seconds)
-    timeline = run(training, backend, commands=commands, on_event=on_event, seed=seed)
+    label = getattr(costs, "label", "given")
+    timeline = run(training, backend, commands=commands, on_event=on_event, seed=seed, costs=label)
     return replace(timeline, header=timeline.header | training.header)
+
+
+def _roomy(cluster: Cluster) -> Cluster:
+    """Return the cluster with all the memory in the world, so that in theory no system arranges itself by it."""
+    devices = tuple(replace(device, memory_bytes=_PLENTY) for device in cluster.devices)
+    return replace(cluster, devices=devices, host_memory_bytes=None)
 
 
 @dataclass(eq=False)
@@ -87,12 +96,13 @@ class SystemRun:
         if effects not in EFFECTS:
             raise SystemRefused(f"effects {effects!r} is unknown; there are {', '.join(EFFECTS)}.")
         self.workload, self.cluster, self.policy, self.effects = workload, cluster, system, effects
-        self._costs, self._numbers = costs, _Numbers()
+        self._costs, self._numbers = costs, CommandList()
         self._groups = [Group(devices, system) for devices in groups]
         self.peak_bytes = [0] * len(cluster.devices)
         for job in workload.jobs:
             for group in self._groups:
                 self._check_fits(job, group.devices)
+        self._check_host(system, workload.jobs, groups)
         self._waiting = deque(job for job in workload.jobs if not job.arrival_s)
         self._num_left = len(workload.jobs)
         self._group_of: dict[int, Group] = {}
@@ -107,9 +117,21 @@ class SystemRun:
         return not self._num_left
 
     def seconds(self, command: Command) -> float:
-        """Return what a command takes alone; under theory only computing takes time."""
+        """Return what a command takes alone; under theory only computing takes time.
+
+        Raises:
+            ProfileError: that is no time. SystemRefused: it is none for an optimizer's step on a measured machine.
+        """
         seconds = self._numbers.seconds.pop(command.number)
-        return seconds if command.kind is Kind.COMPUTE or includes(self.effects, "transfers") else 0.0
+        if command.kind is not Kind.COMPUTE and not includes(self.effects, "transfers"):
+            return 0.0
+        measured = getattr(self._costs, "label", "given") == "measured"
+        if command.kind is Kind.UPDATE and command.nbytes and not seconds and measured:
+            raise SystemRefused(
+                f"{self.policy.name}: the optimizer's step on the host would take no time, since this measured cluster "
+                "does not say how fast its memory is.\n  Give it host_bytes_per_s."
+            )
+        return checked_s(command, seconds)
 
     def start(self) -> list[Command]:
         """Return the commands that open the run."""
@@ -168,18 +190,31 @@ class SystemRun:
         return commands
 
     def _check_fits(self, job: TrainingJob, devices: tuple[int, ...]) -> None:
-        """Refuse a job that the real system would run out of memory with; in theory there is enough of it."""
+        """Refuse a job that the real system would run out of memory with."""
         system, cluster = self.policy, self.cluster
         for device, need in zip(devices, system.memory_bytes(job, cluster, devices), strict=True):
             self.peak_bytes[device] = max(self.peak_bytes[device], need)
-            if self.effects != "theory" and need > cluster.devices[device].memory_bytes:
+            if need > cluster.devices[device].memory_bytes:
                 raise SystemRefused(
                     f"{system.name} on {len(devices)} devices needs {need:,} bytes of device {device} "
                     f"for {job.name!r}; it has {cluster.devices[device].memory_bytes:,}.\n"
                     "  Give it more devices or memory, or see whether an option of the system needs less."
                 )
-        room, need = cluster.host_memory_bytes, system.host_bytes(job, cluster, devices)
-        if self.effects != "theory" and room is not None and need > room:
+
+    def _check_host(self, system: System, jobs: Sequence[TrainingJob], groups: Sequence[tuple[int, ...]]) -> None:
+        """Refuse to train these jobs, one a group at a time, if host memory has no room for what that adds to state.
+
+        The state of all jobs of the workload lies there throughout, also of those that wait, as under SHARP.
+        """
+        if (room := self.cluster.host_memory_bytes) is None:
+            return
+        added = [
+            max((system.host_bytes(job, self.cluster, group) for group in groups), default=0) - job_state_bytes(job)
+            for job in jobs
+        ]
+        need = sum(map(job_state_bytes, self.workload.jobs)) + sum(sorted(added)[::-1][: len(groups)])
+        if need > room:
             raise SystemRefused(
-                f"{system.name} needs {need:,} bytes of host memory for {job.name!r}; there are {room:,}."
+                f"{system.name} needs {need:,} bytes of host memory for the state of all jobs and to train "
+                f"{len(groups)} at a time; there are {room:,}."
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from hydrasim.command import Command, Event, Failed, Finished
 from hydrasim.errors import SystemRefused
 from hydrasim.loop import run
-from hydrasim.mechanism import Effects, includes
+from hydrasim.mechanism import DEFAULT_EFFECTS, Effects, includes
+from hydrasim.profile import MAX_SECONDS
 from hydrasim.simulator import sim_backend
-from hydrasim.systems.base import Build, System
+from hydrasim.systems.base import Build, System, job_state_bytes
 from hydrasim.systems.registry import make_system
 from hydrasim.systems.run import Group, SystemRun
 from hydrasim.systems.spase import Choice, Placement, Solution, lower_bound_s, solve
@@ -30,9 +32,10 @@ class Saturn(System):
     """Several jobs at a time, each by its own technique on its own devices, as a solver has planned it.
 
     The Trial Runner simulates a job alone for some mini-batches, by every technique on every number of devices, and
-    extrapolates; what a technique refuses is left out. Trials take no time here. The solver sees nothing else: that
-    jobs side by side share buses and host memory is not in its plan. Devices that differ in anything, such as the bus
-    they are on, are different nodes; a job stays within one. Host memory must have room for each job, not for all.
+    extrapolates; what a technique refuses is left out. Trials take no time here, and meet no noise. The
+    solver sees nothing else: that jobs side by side share buses and host memory is not in its plan. Devices that
+    differ in anything, such as the bus they are on, are different nodes; a job stays within one. Host memory must
+    have room for the state of all jobs and what each adds to it alone, not for what they add together.
 
     Introspection: at the first event after each interval the rest is planned again, at the same estimates; the new
     plan is taken if that ends it sooner by more than the threshold. A job that then changes its technique or devices
@@ -57,12 +60,14 @@ class Saturn(System):
         for name in ("time_limit_s", "interval_s"):
             if not getattr(self, name) > 0:
                 raise SystemRefused(f"{self.name}: {name} is {getattr(self, name)}; it must be above 0.")
-        for name in ("threshold_s", "restart_s"):
-            if not getattr(self, name) >= 0:
-                raise SystemRefused(f"{self.name}: {name} is {getattr(self, name)}; it must not be negative.")
+        if not self.threshold_s >= 0:
+            raise SystemRefused(f"{self.name}: threshold_s is {self.threshold_s}; it must not be negative.")
+        if not 0 <= self.restart_s <= MAX_SECONDS:
+            raise SystemRefused(f"{self.name}: restart_s is {self.restart_s}; it must be from 0 to {MAX_SECONDS:.0e}.")
         for count in filter(None, self.device_counts.split(",")):
-            if not count.strip().isdecimal() or int(count) < 1:
-                raise SystemRefused(f"{self.name}: device_counts has {count!r}; write numbers from 1 on, as 1,2,4.")
+            if not re.fullmatch("[1-9][0-9]{0,5}", count.strip()):
+                found = count if len(count) < 20 else f"{count[:20]}..."
+                raise SystemRefused(f"{self.name}: device_counts has {found!r}; write numbers from 1 on, as 1,2,4.")
         if self.name in self.techniques.split(","):
             raise SystemRefused(f"{self.name} cannot be a technique of its own; write other systems' names.")
 
@@ -150,25 +155,35 @@ class SaturnRun(SystemRun):
         sites = [
             (order, pool[:count]) for order, pool in enumerate(self._pools) for count in self._saturn.counts(len(pool))
         ]
-        found = []
+        if not sites:
+            raise SystemRefused(
+                f"{self._saturn.name}: device_counts is {self._saturn.device_counts}; "
+                f"at most {max(map(len, self._pools))} devices are identical."
+            )
+        found, refused = [], None
         for name in self._library:
             for pool, devices in sites:
                 try:
                     first_s = self._trial_s(job, name, devices, 1)
-                except SystemRefused:
+                except SystemRefused as reason:
+                    refused = reason
                     continue
                 rest_s = self._trial_s(job, name, devices, _TRIAL_MINIBATCHES) - first_s
                 found.append(Estimate(name, len(devices), pool, first_s, max(0.0, rest_s / (_TRIAL_MINIBATCHES - 1))))
         if not found:
             _, devices = min(sites, key=lambda site: max(self._saturn.memory_bytes(job, self.cluster, site[1])))
             self._check_fits(job, devices)
+            assert refused is not None
+            raise refused
         return found
 
     def _trial_s(self, job: TrainingJob, technique: str, devices: tuple[int, ...], num_minibatches: int) -> float:
-        """Return what so many mini-batches of a job take, alone on these devices of the cluster."""
+        """Return what so many mini-batches of a job take without noise, alone on these devices of the cluster."""
         alone = Workload((replace(job, minibatches=num_minibatches, epochs=1, arrival_s=0.0),))
-        trial = SystemRun(alone, self.cluster, self._library[technique], self._costs, self.effects, [devices])
-        backend = sim_backend(alone, self.cluster, self._costs, self.effects, seconds=trial.seconds)
+        system, effects = self._library[technique], DEFAULT_EFFECTS if self.effects == "noise" else self.effects
+        self._check_host(system, [job], [devices])
+        trial = SystemRun(alone, self.cluster, system, self._costs, effects, [devices])
+        backend = sim_backend(alone, self.cluster, self._costs, effects, seconds=trial.seconds)
         return run(trial, backend).makespan_s
 
     def _go_on(self) -> list[Command]:
@@ -217,7 +232,7 @@ class SaturnRun(SystemRun):
             going_on = [replace(now, seconds=self._going_on_s(job.name), devices=group.devices)]
             left, delay_s = job.num_minibatches - group.num_issued, self._minibatch_s(job.name) * len(group.unfinished)
         if left < job.num_minibatches and includes(self.effects, "transfers"):
-            nbytes, device = _state_bytes(job), self._pools[0][0]
+            nbytes, device = job_state_bytes(job), self._pools[0][0]
             delay_s += self._costs.copy_s(nbytes, device, "d2h") + self._costs.copy_s(nbytes, device, "h2d")
             delay_s += self._saturn.restart_s
         anew = self._estimates[job.name] if left else []
@@ -248,7 +263,7 @@ class SaturnRun(SystemRun):
         assert group.build is not None
         group.until = self._num_done[name] = group.num_issued
         under_way = [number for numbers in group.unfinished for number in numbers]
-        group.build.store(group.devices[0], _state_bytes(group.build.job), group.num_issued - 1, under_way)
+        group.build.store(group.devices[0], job_state_bytes(group.build.job), group.num_issued - 1, under_way)
         return self._take(group)
 
     def _launch(self, placement: Placement) -> list[Command]:
@@ -261,7 +276,7 @@ class SaturnRun(SystemRun):
             self.peak_bytes[device] = max(self.peak_bytes[device], need)
         build = self._begin(group, job, num_done)
         if num_done:
-            loaded = build.load(group.devices[0], _state_bytes(job), num_done)
+            loaded = build.load(group.devices[0], job_state_bytes(job), num_done)
             self._numbers.seconds[loaded] += self._saturn.restart_s
             build.barrier = frozenset([loaded])
         return self._issue(group)
@@ -294,7 +309,3 @@ def described(plan: Solution) -> dict[str, Any]:
             for p in plan.placements
         },
     }
-
-
-def _state_bytes(job: TrainingJob) -> int:
-    return sum(shard.state_bytes for shard in job.shards)

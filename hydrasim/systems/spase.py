@@ -207,7 +207,7 @@ class _Model:
         self._model.minimize(self._makespan)
 
     def _units(self, seconds: float) -> int:
-        return math.ceil(seconds / self._unit_s)
+        return math.ceil(min(seconds / self._unit_s, self._horizon + 1))  # what is longer cannot be chosen anyway
 
     def _add_job(self, guess: Placement, options: Sequence[Choice]) -> None:
         model = self._model

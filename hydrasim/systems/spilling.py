@@ -43,8 +43,7 @@ class Spilling(System):
     prefetch: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_slices is not None and self.num_slices < 1:
-            raise SystemRefused(f"{self.name}: num_slices is {self.num_slices}; it must be at least 1.")
+        self.require(1, "num_slices")
 
     def groups(self, workload: Workload, cluster: Cluster) -> list[tuple[int, ...]]:
         return [(device,) for device in range(len(cluster.devices))]
@@ -82,7 +81,7 @@ class Spilling(System):
             again = [] if forward else [(Phase.FORWARD, shard) for shard in layers]
             for passed, shard in again + [(phase, shard) for shard in (layers if forward else reversed(layers))]:
                 seconds = build.passes.forward_s if passed is Phase.FORWARD else build.passes.backward_s
-                after = [before, loaded]
+                after = [before, loaded, *stored[len(slices) :][-1:]]  # room for gradients: those before have left
                 before = build.compute(device, passed, shard, minibatch, seconds(shard, device, minibatch), after)
             out = nbytes + boundary if forward else 2 * nbytes
             stored.append(build.store(device, out, minibatch, [before], layers[0]))
@@ -92,14 +91,15 @@ class Spilling(System):
     def _need_bytes(self, job: TrainingJob, slices: Sequence[Stage]) -> int:
         """Return the most that a slice needs: parameters, gradients, what its forward leaves, one layer's peak.
 
-        Beside it there are inputs and targets, and, with prefetch, the parameters of another slice.
+        Beside it there are inputs and targets, and, with prefetch, the parameters and boundary of another slice.
         """
         parameters = [sum(job.shards[shard].parameter_bytes for shard in layers) for layers in slices]
+        ahead = max(n + input_bytes(job, layers[0]) for n, layers in zip(parameters, slices, strict=True))
         needs = (
             2 * nbytes + input_bytes(job, layers[0]) + sum(saved_bytes(job, s) for s in layers)
             + temporary_bytes(job, layers) for nbytes, layers in zip(parameters, slices, strict=True)
         )  # fmt: skip
-        return max(needs) + job.input_bytes + job.target_bytes + (max(parameters) if self.prefetch else 0)
+        return max(needs) + job.input_bytes + job.target_bytes + (ahead if self.prefetch else 0)
 
 
 def _cut(num_shards: int, num_slices: int) -> list[Stage]:

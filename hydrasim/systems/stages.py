@@ -78,6 +78,13 @@ def input_bytes(job: TrainingJob, shard: int) -> int:
     return job.shards[shard - 1].output_bytes if shard else job.input_bytes
 
 
+def fed_bytes(job: TrainingJob, stage: Stage, num_parts: int) -> int:
+    """Return what the host loads to a stage of a part of a mini-batch: inputs to the first, targets to the last."""
+    inputs = 0 if stage.start else job.input_bytes
+    targets = job.target_bytes if stage.stop == len(job.shards) else 0
+    return part_of(inputs, num_parts) + part_of(targets, num_parts)
+
+
 def temporary_bytes(job: TrainingJob, stage: Stage) -> int:
     """Return the peak of a stage's units over its activations and gradients, for a whole mini-batch."""
     return max(0, *(job.shards[s].working_bytes - saved_bytes(job, s) - job.shards[s].parameter_bytes for s in stage))

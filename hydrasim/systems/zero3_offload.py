@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hydrasim.errors import SystemRefused
 from hydrasim.systems.sharded import ShardedOffload, Use, gathering
 
 if TYPE_CHECKING:
@@ -37,9 +36,7 @@ class Zero3Offload(ShardedOffload):
     reuse_bytes: int = 4_000_000_000
 
     def __post_init__(self) -> None:
-        for name in ("prefetch_bytes", "max_live_bytes", "reuse_bytes"):
-            if getattr(self, name) < 0:
-                raise SystemRefused(f"{self.name}: {name} is {getattr(self, name)}; it must be at least 0.")
+        self.require(0, "prefetch_bytes", "max_live_bytes", "reuse_bytes")
 
     def gathering(self, job: TrainingJob, num_ranks: int) -> tuple[list[Use], int]:
         layer_bytes = [shard.parameter_bytes for shard in job.shards]

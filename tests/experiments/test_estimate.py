@@ -104,3 +104,20 @@ def test_mistakes_are_told(function, options, message):
 
 def test_what_needs_values_can_be_built_with_them():
     assert profile_of("reads", "--allocate").workload.jobs[0].shards
+
+
+def test_a_profile_is_carried_over_to_another_card():
+    before = profile_of("small")
+    result = CliRunner().invoke(
+        app, shlex.split("estimate p.json --from 1x4090 --machine 8xa100-40gb --precision fp16 -o a100.json")
+    )
+    assert result.exit_code == 0, result.output
+    after = Profile.read(Path("a100.json"))
+    assert (before.label, after.label, list(after.kinds)) == ("analytic", "extrapolated", ["A100 40GB"])
+    assert "extrapolated: from RTX 4090 to A100 40GB in fp16" in result.stdout
+
+
+def test_a_batch_that_no_memory_could_hold_is_told():
+    result = run("small", "--batch 1000000000000000000")
+    assert result.exit_code == 2
+    assert "no mini-batch of 1000000000000000000 samples can be" in result.stderr

@@ -167,3 +167,26 @@ def test_a_profile_of_several_kinds_asks_which_is_where(world):
     profile(kinds={"fast": kinds["test"], "slow": kinds["test"]}).write(world / "profile.json")
     with pytest.raises(ClusterError, match="kinds fast, slow; say in a --cluster file which is where"):
         read_inputs(world / "profile.json", devices=2, memory="4KiB")
+
+
+def test_another_link_leaves_the_machines_bus_and_latency(world):
+    there = MACHINES["8x1080ti"].cluster.devices[0].h2d
+    given = read_inputs(world / "workload.yaml", machine="8x1080ti", link="1GB/s").cluster.devices[0].h2d
+    assert given == replace(there, bytes_per_s=10**9, pageable_bytes_per_s=None)
+
+
+def test_fewer_devices_are_the_first_of_a_profiles_cluster(world):
+    machine = MACHINES["8xh100"].cluster
+    replace(profile(), cluster=machine, kinds={"H100 SXM": profile().kinds["test"]}).write(world / "h100.json")
+    assert read_inputs(world / "h100.json", devices=3).cluster == replace(machine, devices=machine.devices[:3])
+
+
+def test_unpinned_copies_are_charged_as_such(world):
+    (world / "cluster.yaml").write_text(
+        "version: 1\ndevices: [{memory_bytes: 8192, h2d: {bytes_per_s: 1024, pageable_bytes_per_s: 256}}]"
+    )
+    given = {
+        name: read_inputs(world / "workload.yaml", cluster=world / "cluster.yaml", mechanism=name)
+        for name in ("ours", "hydra-released")
+    }
+    assert [inputs.costs.copy_s(1024, 0, "h2d") for inputs in given.values()] == [1.0, 4.0]

@@ -57,3 +57,11 @@ def test_a_chart_needs_every_rung():
     result = run("compare --preset paper-fig6 --chart ranks.png")
     assert result.exit_code == 2
     assert "it goes with --effects all" in result.stderr
+
+
+def test_a_rung_whose_costs_nobody_states_says_so():
+    result = run("compare --preset paper-fig6 --policies sharded-lrtf,fifo --systems gpipe --effects all")
+    assert (
+        "contention to overheads (Kendall's tau 1.00): nothing changes: no cost of this rung is stated" in result.stdout
+    )
+    assert "gpipe" in result.stdout

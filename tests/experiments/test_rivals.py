@@ -119,4 +119,12 @@ def test_compare_goes_on_without_a_system_that_does_not_fit():
     assert result.exit_code == 0
     assert "ddp: ddp on 2 devices needs" in result.stderr
     assert run("compare --preset paper-fig6 --systems alpa").exit_code == 2
-    assert "one rung" in run("compare --preset paper-fig6 --effects all --systems gpipe").stderr
+    assert "--systems has all beside other names" in run("compare --preset paper-fig6 --systems all,gpipe").stderr
+    assert "sharp is what the rows of --policies are" in run("compare --preset paper-fig6 --systems sharp").stderr
+
+
+@pytest.mark.parametrize("option", ["--mechanism paper", "--no-prefetch", "--loading-zone 0.5"])
+def test_switches_of_sharp_do_not_go_with_a_rival(option):
+    result = run(f"simulate --preset paper-fig6 --system gpipe {option}")
+    assert result.exit_code == 2
+    assert "goes with --system sharp" in result.stderr

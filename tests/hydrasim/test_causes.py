@@ -110,3 +110,8 @@ def test_causes_add_up_to_the_makespan(policy: str, mechanism: Mechanism):
     assert min(found.values()) >= 0.0
     assert sum(found.values()) == timeline.makespan_s
     assert found["compute"] == timeline.makespan_s * timeline.utilization()
+
+
+def test_until_its_job_arrives_a_device_waits():
+    timeline = simulate(workload(job("A", arrival_s=4.0, fetch_s=1.0)), devices(1), "fifo")
+    assert split(timeline) == {"wait": 4.0, "host": 1.0, "compute": 2.0}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hydrasim import Bus, Cluster, Device, Link, Phase, ShardUnit, simulate
-from hydrasim.charging import charging, noisy
+from hydrasim.charging import charging, checked_s, noisy
 from hydrasim.cluster import Disk
 from hydrasim.command import HOST, Command, Kind, Lane
 from hydrasim.errors import ProfileError
@@ -33,6 +33,13 @@ def test_the_disk_is_charged_what_the_slowest_thing_on_the_way_lets_through():
     costs = StatedCosts(workload(job()), cluster)
     assert [charging(costs, cluster)(command) for command in (read, write)] == [2.5, 8.0]
     assert charging(costs, replace(cluster, host_bytes_per_s=2.0))(read) == 4.5
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 1e13, float("inf"), float("nan")])
+def test_what_is_no_time_is_refused(seconds: float):
+    assert checked_s(COMPUTE, 1.0) == 1.0
+    with pytest.raises(ProfileError, match=f"compute A/F0#0 takes {seconds} s".replace("+", r"\+")):
+        checked_s(COMPUTE, seconds)
 
 
 def test_noise_keeps_the_mean_and_has_the_stated_variation():

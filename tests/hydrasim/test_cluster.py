@@ -143,3 +143,19 @@ def test_a_bus_has_a_name_a_bandwidth_and_one_of_two_ways_to_carry():
         Bus("a", 1.0, "double")
     with pytest.raises(ClusterError, match="device: duplex is 'double'; it is one of full, half"):
         Device(1, duplex="double")
+
+
+def test_a_device_alone_is_not_slowed_down():
+    with pytest.raises(ClusterError, match=r"compute_slowdown begins with 1.5; the first is of one device alone"):
+        Cluster((Device(64),), compute_slowdown=(1.5, 2.0))
+
+
+def test_dispatch_takes_a_time():
+    with pytest.raises(ClusterError, match="dispatch_s is -1.0; it must be finite and not negative"):
+        Cluster((Device(64),), dispatch_s=-1.0)
+
+
+def test_what_is_no_part_of_a_plan_is_not_in_the_digest():
+    plain = Cluster((Device(64),) * 2)
+    stated = replace(plain, compute_slowdown=(1.0, 1.5), variation=0.5, dispatch_s=0.25, core_copy_bytes_per_s=1e9)
+    assert stated.digest == plain.digest

@@ -163,3 +163,10 @@ def test_a_world_that_takes_no_time_has_no_ratio():
 def test_a_makespan_is_no_multiple_of_next_to_nothing():
     # 1 s over 5e-324 s is infinite, which JSON cannot say.
     assert [ratio(3.0, 2.0), ratio(1.0, 5e-324), ratio(1.0, 0.0)] == [1.5, None, None]
+
+
+def test_luck_may_beat_a_bound_so_there_is_none():
+    jobs = Workload((TrainingJob("A", (Shard(1.0, 1.0),), 1),))
+    comparison = compare(jobs, Cluster((Device(64),), variation=0.5), ["fifo"], effects="noise")
+    assert comparison.bound_s is None
+    assert comparison.rows[0].ratio_to_bound is None

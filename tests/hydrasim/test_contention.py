@@ -274,6 +274,14 @@ def test_updates_on_the_host_share_its_memory():
     assert contention.shares(flows) == [0.5, 0.5]
 
 
+def test_an_update_takes_of_memory_what_a_core_copies():
+    for core, memory in ((1.0, 1 / 4), (8.0, 1.0)):
+        cluster = Cluster((Device(1),), host_bytes_per_s=4.0, core_copy_bytes_per_s=core)
+        flow = Contention(cluster).flow_of(0, Kind.UPDATE)
+        assert flow is not None
+        assert dict(flow.uses)[MEMORY] == memory
+
+
 def test_flows_end_when_simgrid_says():
     answers = json.loads(simgrid_flows.ANSWERS.read_text())
     cases = simgrid_flows.cases()
@@ -383,6 +391,22 @@ def test_copies_at_memory_speed_take_a_core_and_throttled_ones_what_their_speed_
             == dict(contention.flow_of(-1, Kind.FETCH).uses)
             == {CORES: 0.5}
         )
+
+
+def test_sends_of_emulated_devices_take_cores_at_both_ends():
+    fast, slow = Device(1, on_host=True), Device(1, on_host=True, h2d=Link(1.0), d2h=Link(1.0), peer=Link(2.0))
+
+    def cores(*devices: Device) -> float:
+        cluster = Cluster(devices, host_cores=4, core_copy_bytes_per_s=8.0)
+        flows = [Contention(cluster).flow_of(0, kind, 1) for kind in (Kind.SEND, Kind.GATHER)]
+        found = {dict(flow.uses).get(CORES, 0.0) if flow else 0.0 for flow in flows}
+        return 4 * found.pop()
+
+    assert cores(fast, fast) == 2.0
+    assert cores(fast, slow) == 1 + 1 / 8  # through the host
+    assert cores(slow, slow) == 2 * 2 / 8
+    assert cores(Device(1), fast) == 1.0
+    assert cores(Device(1), Device(1)) == 0.0
 
 
 def test_a_throttled_copy_slows_the_unit_beside_it():

@@ -107,3 +107,16 @@ def test_a_frame_has_a_row_a_policy_and_rung():
     frame = climb(jobs, cluster, POLICIES, num_draws=1).to_frame()
     assert len(frame) == len(POLICIES) * len(EFFECTS)
     assert list(frame.columns) == ["policy", "effects", "makespan_s", "spread_s", "rank", "error"]
+
+
+def test_rival_systems_climb_too():
+    jobs, cluster = switching_costs()
+    ladder = climb(jobs, cluster, ["fifo"], systems=["ddp"], num_draws=1)
+    assert [standing.policy for standing in ladder.standings] == ["fifo", "ddp"] * len(EFFECTS)
+
+
+def test_a_picture_of_an_unknown_format_is_refused(tmp_path: Path):
+    jobs, cluster = switching_costs()
+    with pytest.raises(HydraError, match="cannot write"):
+        draw(climb(jobs, cluster, ["fifo"], num_draws=1), tmp_path / "ranks.xyz")
+    assert not list(tmp_path.iterdir())

@@ -21,6 +21,7 @@ from hydrasim import (
     TrainingJob,
     simulate,
 )
+from hydrasim.command import Command, Kind, Lane
 from hydrasim.errors import ProfileError
 from hydrasim.profile import KindProfile, Measurement, StatedCosts
 from tests.worlds import devices, job, workload
@@ -188,3 +189,27 @@ def test_a_truncated_profile_is_refused_wherever_it_breaks_off(tmp_path: Path):
         path.write_text(text[:length])
         with pytest.raises(HydraError, match=r"profile\.json"):
             Profile.read(path)
+
+
+def command(kind: Kind, unit: ShardUnit = UNIT, device: int = 0, nbytes: int = 0) -> Command:
+    return Command(0, kind, device, Lane.COMPUTE, unit, nbytes=nbytes)
+
+
+def test_what_was_not_measured_or_only_once_varies_as_the_cluster_states():
+    often = Measurement(4.0, 4.0, 1.349, 8)
+    measured = profile(kinds={"simulated": replace(profile().kinds["simulated"], units={("A", Phase.LOSS, 0): often})})
+    costs = measured.costs(Cluster((Device(1 << 20),), variation=0.25))
+    assert costs.variation(command(Kind.COMPUTE)) == 1.0
+    assert costs.variation(command(Kind.COMPUTE, UNIT._replace(phase=Phase.FORWARD))) == 1.0  # known only as L
+    assert costs.variation(command(Kind.LOAD, nbytes=64)) == costs.variation(command(Kind.FETCH, device=-1)) == 0.25
+    assert costs.variation(command(Kind.READ, device=-1)) == costs.variation(command(Kind.SEND)) == 0.25
+
+
+def test_a_cluster_states_the_slowdown_and_dispatch_that_a_profile_lacks():
+    cluster = replace(devices(3), compute_slowdown=(1.0, 1.5), dispatch_s=0.5)
+    for costs in (profile().costs(cluster), StatedCosts(JOBS, cluster)):
+        assert [costs.slowdown("A", count) for count in (1, 2, 3)] == [1.0, 1.5, 1.5]
+        assert costs.dispatch_s() == 0.5
+    measured = profile(slowdowns={"A": 2.0}, dispatch=once(0.25)).costs(cluster)
+    assert [measured.slowdown("A", count) for count in (1, 2, 3)] == [1.0, 1.5, 2.0]
+    assert measured.dispatch_s() == 0.25

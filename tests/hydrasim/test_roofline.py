@@ -124,7 +124,7 @@ def test_an_analytic_profile_is_simulated_with_its_label():
     assert profile.workload == timed(WORKLOAD, COUNTS, Roofline(1024.0, 64.0))
     units = profile.kinds["card"].units
     assert {str(phase.value) + str(shard): m.mean_s for (_, phase, shard), m in units.items()} == {
-        "F0": 2.0, "L1": 2.0 + 1 / 64, "B0": 8.0,
+        "F0": 2.0, "L1": 2.0 + 1 / 64, "B0": 8.0, "F1": 2.0,
     }  # fmt: skip
     timeline = simulate(profile.workload, CLUSTER, "fifo", costs=profile.costs(CLUSTER), effects="theory")
     assert timeline.makespan_s == 2 * (12 + 1 / 64)

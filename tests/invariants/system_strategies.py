@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields, replace
+from itertools import combinations
 
 from hypothesis import strategies as st
 
@@ -150,8 +151,13 @@ def accepted(system: System, workload: Workload, cluster: Cluster) -> bool:
 
 
 def host_bytes(system: System, workload: Workload, cluster: Cluster) -> int:
+    """Return what a system states to need of host memory: all state, and the most that its groups add to it at once."""
     groups = system.groups(workload, cluster)
-    return max(system.host_bytes(job, cluster, group) for job in workload.jobs for group in groups)
+    states = {job.name: sum(shard.state_bytes for shard in job.shards) for job in workload.jobs}
+    added = [
+        max(system.host_bytes(job, cluster, group) for group in groups) - states[job.name] for job in workload.jobs
+    ]
+    return sum(states.values()) + max(sum(some) for some in combinations(added, min(len(groups), len(added))))
 
 
 def with_memory(cluster: Cluster, memory_bytes: Sequence[int]) -> Cluster:

@@ -78,13 +78,14 @@ def test_every_pass_follows_those_whose_results_it_takes_and_what_brings_them(wo
         for command in others:
             if command.kind is Kind.COMPUTE:
                 passes[command.unit[1:]].append(command)
-        last = max(shard for _, shard, _ in passes)
+        shards = sorted({shard for _, shard, _ in passes})  # the first of each stage
+        before_and_after = zip([-1, *shards[:-1]], [*shards[1:], -1], strict=True)
+        neighbours = dict(zip(shards, before_and_after, strict=True))
         for (phase, shard, part), found in passes.items():
             sources = [(Phase.FORWARD, shard, part)] if phase is Phase.BACKWARD else []
-            if phase is Phase.FORWARD and shard:
-                sources.append((Phase.FORWARD, shard - 1, part))
-            if phase is Phase.BACKWARD and shard < last:
-                sources.append((Phase.BACKWARD, shard + 1, part))
+            neighbour = neighbours[shard][phase is Phase.BACKWARD]
+            if neighbour >= 0:
+                sources.append((phase, neighbour, part))
             for command in found:
                 earlier = [other for other in others if before[command.number] >> other.number & 1]
                 assert before[command.number] >> fetch.number & 1
@@ -203,9 +204,7 @@ def test_a_system_fits_the_host_memory_that_it_states_to_need_and_not_one_byte_l
     need = host_bytes(world.system, world.workload, world.cluster)
     run(replace(world, cluster=replace(world.cluster, host_memory_bytes=max(1, need))))
     if need > 1:
-        with pytest.raises(
-            SystemRefused, match=f"needs {need:,} bytes of host memory for '.+'; there are {need - 1:,}"
-        ):
+        with pytest.raises(SystemRefused, match=f"needs {need:,} bytes of host memory for .+; there are {need - 1:,}"):
             run(replace(world, cluster=replace(world.cluster, host_memory_bytes=need - 1)))
 
 

@@ -72,7 +72,7 @@ def test_a_rank_holds_the_whole_model():
     need = 5 * sum(LAYERS) + left
     assert DDP().memory_bytes(unequal(), equal_devices(2), (0, 1)) == [need, need]
     assert DDP(bucket_view=True).memory_bytes(unequal(), equal_devices(2), (0, 1))[0] == need - sum(LAYERS)
-    assert DDP().host_bytes(unequal(), equal_devices(2), (0, 1)) == 0
+    assert DDP().host_bytes(unequal(), equal_devices(2), (0, 1)) == 3 * sum(LAYERS)
     simulate_system(workload(unequal()), equal_devices(2, memory_bytes=need), DDP())
     with pytest.raises(SystemRefused, match="ddp on 2 devices needs 13,120 bytes of device 0 for 'A'"):
         simulate_system(workload(unequal()), equal_devices(2, memory_bytes=need - 1), DDP())

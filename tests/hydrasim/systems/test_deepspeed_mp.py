@@ -49,9 +49,15 @@ def test_recomputing_costs_a_forward_and_keeps_only_inputs():
     job = replace(stack([1.0] * 4, **sizes, working_bytes=100 + 40 + 20), input_bytes=6)
     state = 2 * (100 + 50 + 100)
     keeps, again = DeepspeedMP(), DeepspeedMP(recompute=True)
-    assert keeps.memory_bytes(job, peers(2), (0, 1)) == [state + 40 + 40 + 20] * 2
+    assert keeps.memory_bytes(job, peers(2), (0, 1)) == [state + 6 + 40 + 40 + 20, state + 40 + 40 + 20]
     assert again.memory_bytes(job, peers(2), (0, 1)) == [state + 6 + 8 + 40 + 20, state + 8 + 8 + 40 + 20]
     assert simulate_system(one(job), peers(2), again).makespan_s == 4 * (1.0 + 3.0)
+
+
+def test_memory_holds_what_is_loaded():
+    job = replace(stack([1.0] * 2), input_bytes=8, target_bytes=4)
+    assert DeepspeedMP().memory_bytes(job, peers(2), (0, 1)) == [8, 4]
+    assert DeepspeedMP().memory_bytes(job, peers(1), (0,)) == [12]
 
 
 def test_jobs_run_one_after_the_other():

@@ -59,6 +59,11 @@ def test_replicas_that_do_not_divide_the_devices_are_refused():
         simulate_system(one(stack([1.0])), peers(4), DeepspeedMPData(replicas=3))
 
 
+def test_a_bucket_holds_something():
+    with pytest.raises(SystemRefused, match="deepspeed-mp-data: bucket_bytes is -1000000000; it must be at least 1"):
+        DeepspeedMPData(bucket_bytes=-1_000_000_000)
+
+
 def test_a_job_that_fits_no_replica_is_refused():
     with pytest.raises(SystemRefused, match="deepspeed-mp-data on 2 devices needs 32 bytes"):
         simulate_system(one(stack([1.0, 1.0], parameter_bytes=16)), peers(2, memory_bytes=31), "deepspeed-mp-data")

@@ -70,6 +70,11 @@ def test_forwards_run_again_while_the_device_waits_for_the_gradient():
     assert timeline.makespan_s == 11.0
 
 
+def test_a_pass_goes_by_the_first_shard_of_its_stage():
+    timeline = simulate_system(one(stack([1.0] * 4)), peers(2), GPipe(1))
+    assert units(timeline) == ["A/F0#0", "A/F2#0", "A/B2#0", "A/B0#0"]
+
+
 def test_each_pass_pays_the_overhead():
     timeline = simulate_system(one(stack([2.0])), peers(1), GPipe(4, "never", microbatch_overhead_s=0.5))
     assert timeline.makespan_s == 2.0 + 4.0 + 8 * 0.5
@@ -85,16 +90,16 @@ def test_boundaries_and_inputs_go_in_parts():
 @pytest.mark.parametrize(
     ("recompute", "activations"),
     [
-        ("never", 4 * (10 + 10)),  # of each of two shards
-        ("always", 4 * 2 + (10 + 10)),  # inputs of the stage, and all of one
-        ("except_last", 4 * 2 + (10 + 10)),
+        ("never", [8 + 4 * (10 + 10), 4 * (10 + 10)]),  # what is loaded, and of each of two shards
+        ("always", [4 * 2 + (10 + 10)] * 2),  # inputs of the stage, and all of one
+        ("except_last", [4 * 2 + (10 + 10)] * 2),
     ],
 )
-def test_memory_holds_all_micro_batches_whole_or_as_inputs(recompute: str, activations: int):
+def test_memory_holds_all_micro_batches_whole_or_as_inputs(recompute: str, activations: list[int]):
     sizes = {"parameter_bytes": 100, "optimizer_bytes": 50, "output_bytes": 8, "activation_bytes": 40}
     job = replace(stack([1.0] * 4, **sizes, working_bytes=100 + 40 + 20), input_bytes=8)
-    expected = 2 * (100 + 50 + 100) + activations + 20 // 4
-    assert GPipe(4, recompute).memory_bytes(job, peers(2), (0, 1)) == [expected, expected]
+    expected = [2 * (100 + 50 + 100) + nbytes + 20 // 4 for nbytes in activations]
+    assert GPipe(4, recompute).memory_bytes(job, peers(2), (0, 1)) == expected
 
 
 def test_it_refuses_what_does_not_fit():
@@ -110,6 +115,7 @@ def test_it_refuses_what_does_not_fit():
         ({"microbatches": "0"}, "gpipe: microbatches is 0; it must be from 1 to 1,024"),
         ({"recompute": "some"}, "gpipe: recompute is 'some'; it is one of always, except_last, never"),
         ({"microbatch_overhead_s": "nan"}, "gpipe: microbatch_overhead_s is nan"),
+        ({"microbatch_overhead_s": "1e308"}, "microbatch_overhead_s is 1e.308; it must be from 0 to 1e.12"),
         ({"microbatch_overhead_s": "-1"}, "gpipe: microbatch_overhead_s is -1.0"),
     ],
 )

@@ -51,8 +51,15 @@ def test_forwards_run_again_once_the_gradient_is_there():
 def test_memory_falls_from_stage_to_stage():
     job = replace(stack([1.0] * 4, output_bytes=8, activation_bytes=40), input_bytes=8)
     cluster, devices = peers(4), (0, 1, 2, 3)
-    assert OneFOneB(8).memory_bytes(job, cluster, devices) == [4 * 5, 3 * 5, 2 * 5, 5]
-    assert GPipe(8, "never").memory_bytes(job, cluster, devices) == [8 * 5] * 4
+    assert OneFOneB(8).memory_bytes(job, cluster, devices) == [8 + 4 * 5, 3 * 5, 2 * 5, 5]  # all inputs are loaded
+    assert GPipe(8, "never").memory_bytes(job, cluster, devices) == [8 + 8 * 5, 8 * 5, 8 * 5, 8 * 5]
+
+
+def test_inputs_and_targets_that_are_loaded_need_room():
+    job = replace(stack([1.0, 1.0]), input_bytes=6400, target_bytes=10_048)
+    with pytest.raises(SystemRefused, match=r"needs 6,400 bytes of device 0 for 'A'; it has 100"):
+        simulate_system(one(job), peers(2, memory_bytes=100), OneFOneB(64))
+    assert simulate_system(one(job), peers(2), OneFOneB(64)).header["peak_bytes"] == [6400, 10_048]
 
 
 def test_keeping_only_the_last_is_not_for_it():

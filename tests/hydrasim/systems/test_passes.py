@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
+
 import pytest
 
 from hydrasim import Cluster, Device, Phase, Profile, Shard, TrainingJob, Workload
 from hydrasim.errors import ProfileError
 from hydrasim.profile import KindProfile, Measurement, StatedCosts
+from hydrasim.roofline import Efficiency, Kernel, ShardKernels, analytic_profile, extrapolate
 from hydrasim.systems.passes import Passes, saved_bytes
 
 CLUSTER = Cluster.of(1, Device(64, kind="test"))
+
+
+@dataclass(frozen=True)
+class Card:
+    name: str = "test"
+    memory_bytes_per_s: float = 1.0
+    flops_per_s: dict[str, float] = field(default_factory=lambda: {"fp32": 1.0})
 
 
 def took(seconds: float) -> Measurement:
@@ -42,6 +52,17 @@ def test_of_a_last_shard_measured_whole_a_third_is_its_forward():
     assert [passes.backward_s(0, 0, minibatch) for minibatch in (0, 1)] == [3.0, 3.0]
     assert [passes.forward_s(1, 0, minibatch) for minibatch in (0, 1, 2)] == [4.0, 2.0, 2.0]
     assert [passes.backward_s(1, 0, minibatch) for minibatch in (0, 1, 2)] == [8.0, 4.0, 4.0]
+
+
+def test_counted_kernels_know_the_last_forward():
+    counts = {("A", 0): ShardKernels((Kernel(64, 0),), (Kernel(256, 0),), ())}
+    trained, card = TrainingJob("A", (Shard(1.0, 1.0),), 1), Card()
+    profile = analytic_profile(
+        Workload((trained,)), CLUSTER, {"test": card}, "fp32", counts, efficiency=Efficiency(1.0, 1.0)
+    )
+    for found in (profile, extrapolate(profile, card, replace(card, flops_per_s={"fp32": 2.0}), "fp32", CLUSTER)):
+        passes = Passes(found.workload.jobs[0], found.costs(CLUSTER))
+        assert passes.backward_s(0, 0, 0) == 4 * passes.forward_s(0, 0, 0) > 0
 
 
 def test_what_was_not_measured_is_missed():

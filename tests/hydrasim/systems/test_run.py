@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from hydrasim import Cluster, Link, TrainingJob, Workload
-from hydrasim.errors import SystemRefused
+from hydrasim import Cluster, Device, Link, Profile, TrainingJob, Workload
+from hydrasim.cluster import Direction
+from hydrasim.errors import ProfileError, SystemRefused
 from hydrasim.mechanism import EFFECTS
+from hydrasim.profile import KindProfile, Measurement
 from hydrasim.systems import Build, System, simulate_system
 from hydrasim.systems.deepspeed_mp_task import DeepspeedMPTask
+from hydrasim.systems.saturn import Saturn
 from hydrasim.workload import Phase
 from tests.hydrasim.systems.pipelines import one, peers, stack
 from tests.worlds import spans, times
@@ -76,8 +79,71 @@ def test_memory_of_device_and_host_is_refused_with_the_numbers():
     tight = Cluster((replace(cluster.devices[0], memory_bytes=7),))
     with pytest.raises(SystemRefused, match=r"chain on 1 devices needs 8 bytes of device 0 for 'A'; it has 7"):
         simulate_system(workload, tight, Chain())
-    with pytest.raises(SystemRefused, match=r"chain needs 9 bytes of host memory for 'A'; there are 8"):
+    with pytest.raises(SystemRefused, match=r"chain needs 9 bytes of host memory for the state .* there are 8"):
         simulate_system(workload, replace(cluster, host_memory_bytes=8), Chain(host=9))
+
+
+def test_in_theory_memory_arranges_nothing():
+    jobs = Workload(tuple(stack([1.0, 1.0], name=name, parameter_bytes=64) for name in "AB"))
+    for system in ("deepspeed-mp-task", "deepspeed-mp-data", "spilling", "1f1b"):
+        found = [
+            simulate_system(jobs, peers(2, memory_bytes=memory), system, effects="theory").to_lines()
+            for memory in (1, 1 << 30)
+        ]
+        assert found[0] == found[1]
+
+
+def test_host_memory_holds_the_state_of_all_jobs_and_what_those_add_that_train_at_a_time():
+    sizes = {"parameter_bytes": 64, "optimizer_bytes": 128}
+    jobs = Workload(tuple(stack([1.0], name=name, **sizes) for name in "ABC"))
+    for system, count, need in (("gpipe", 2, 3 * 192), ("spilling", 1, 3 * 192 + 64), ("spilling", 2, 3 * 192 + 128)):
+        simulate_system(jobs, replace(peers(count), host_memory_bytes=need), system)
+        with pytest.raises(SystemRefused, match=rf"{system} needs {need} bytes of host memory for the state of all"):
+            simulate_system(jobs, replace(peers(count), host_memory_bytes=need - 1), system)
+
+
+def measured(job: TrainingJob) -> Profile:
+    """Return a profile in which passes take no time, and copies a second for 64 bytes in and two for 64 out."""
+    units = {("A", phase, shard): took(0.0) for phase in Phase for shard in range(len(job.shards))}
+    copies: dict[Direction, dict[int, Measurement]] = {
+        "h2d": {0: took(0.0), 64: took(1.0)}, "d2h": {0: took(0.0), 64: took(2.0)}
+    }  # fmt: skip
+    return Profile(one(job), {"simulated": KindProfile(units, copies)}, {"A": took(0.0)})
+
+
+def took(seconds: float) -> Measurement:
+    return Measurement(seconds, seconds, 0.0, 1)
+
+
+def test_on_a_measured_machine_what_goes_through_the_host_takes_no_less_than_copies_do():
+    job, cluster = stack([1.0, 1.0], output_bytes=64), Cluster.of(2, Device(1 << 20))
+    costs = measured(job).costs(cluster)
+    timeline = simulate_system(one(job), cluster, "deepspeed-mp", costs=costs)
+    assert times(timeline, "send") == [(0.0, 2.0), (2.0, 4.0)]
+    assert timeline.header["costs"] == "measured"
+    job = stack([1.0], parameter_bytes=128)  # two steps of an all-reduce, of half of it each
+    timeline = simulate_system(one(job), cluster, "ddp", costs=measured(job).costs(cluster))
+    assert [end_s - start_s for start_s, end_s in times(timeline, "gather")] == [4.0, 4.0]
+
+
+def test_on_a_measured_machine_the_step_on_the_host_takes_time_or_is_refused():
+    job, cluster = stack([1.0], parameter_bytes=64), Cluster.of(1, Device(1 << 20))
+    costs = measured(job).costs(cluster)
+    with pytest.raises(SystemRefused, match="step on the host would take no time.*\n  Give it host_bytes_per_s"):
+        simulate_system(one(job), cluster, "spilling", costs=costs)
+    with pytest.raises(SystemRefused, match="step on the host would take no time"):
+        simulate_system(one(job), cluster, Saturn("spilling"), costs=costs)
+    assert simulate_system(one(job), cluster, "spilling", costs=costs, effects="theory").makespan_s == 0.0
+    core = replace(cluster, core_copy_bytes_per_s=64.0)
+    (step,) = times(simulate_system(one(job), core, "spilling", costs=costs), "update")
+    assert step[1] - step[0] == 3.0
+    assert simulate_system(one(job), cluster, "spilling").header["costs"] == "stated"
+
+
+@pytest.mark.parametrize("device", [Device(1 << 20, speed=1e-300), Device(1 << 20, h2d=Link(1e-310))])
+def test_what_is_no_time_is_refused_as_for_sharp(device: Device):
+    with pytest.raises(ProfileError, match=r"takes .* s; it must be from 0 to 1e\+12 s"):
+        simulate_system(one(stack([1.0], parameter_bytes=64)), Cluster((device,)), "ddp")
 
 
 def test_a_job_starts_when_it_arrives_and_a_group_is_free():

@@ -233,12 +233,34 @@ def test_before_any_plan_it_is_the_technique_that_needs_least():
         ({"device_counts": "1;2"}, "device_counts has '1;2'"),
         ({"interval_s": "0"}, "interval_s is 0.0; it must be above 0"),
         ({"time_limit_s": "nan"}, "time_limit_s is nan"),
+        ({"device_counts": "1," + "9" * 4400}, "device_counts has '9{20}...'; write numbers"),
+        ({"restart_s": "inf"}, "restart_s is inf; it must be from 0 to"),
+        ({"restart_s": "1e300"}, r"restart_s is 1e\+300; it must be from 0 to 1e\+12"),
         ({"threshold_s": "-1"}, "threshold_s is -1.0; it must not be negative"),
     ],
 )
 def test_options_are_checked(options: dict[str, str], complaint: str):
     with pytest.raises(SystemRefused, match=complaint):
         make_system("saturn", options)
+
+
+def test_more_devices_than_there_are_is_refused():
+    with pytest.raises(SystemRefused, match="device_counts is 16; at most 2 devices are identical"):
+        simulate_system(workload(job("A", 1.0)), machine(2), Saturn(device_counts="16"))
+
+
+def test_trials_meet_no_noise():
+    cluster, jobs = replace(machine(1), variation=0.5), workload(job("A", 1.0, 4))
+    plans = [simulate_system(jobs, cluster, Saturn("ddp"), effects=e).header["solver"] for e in ("overheads", "noise")]
+    assert plans[0] == plans[1]
+
+
+def test_host_memory_holds_the_state_of_all_jobs_and_what_one_adds():
+    jobs = workload(*(job(name, 1.0, nbytes=64) for name in "AB"))
+    assert simulate_system(jobs, machine(1, host_memory_bytes=192), Saturn("spilling")).makespan_s == 3.0
+    for nbytes, needs in ((191, "spilling needs 192"), (127, "saturn needs 128")):
+        with pytest.raises(SystemRefused, match=f"{needs} bytes of host memory .* there are {nbytes}"):
+            simulate_system(jobs, machine(1, host_memory_bytes=nbytes), Saturn("spilling"))
 
 
 def test_a_technique_that_there_is_not_is_refused():

@@ -59,6 +59,13 @@ def test_it_finds_the_optimum_of_small_problems(seed: int):
     assert solution.gap_fraction == 0.0
 
 
+def test_choices_beyond_any_horizon_are_not_chosen():
+    fast = {name: [Choice("a", 1, 1e-9), Choice("a", 2, 0.9e-9)] for name in "ABC"}
+    slow = {name: [*options, Choice("b", 1, 1e12, devices=())] for name, options in fast.items()}
+    slow["A"].append(Choice("b", 1, 1e12, devices=(0,)))
+    assert solve(slow, TWO).makespan_s == solve(fast, TWO).makespan_s
+
+
 def test_it_gives_more_devices_to_who_gains_by_them():
     # gpu0 A A A A     A gains by a second device, B does not
     # gpu1 A A A A

@@ -43,12 +43,13 @@ def test_a_single_slice_comes_and_goes_whole():
 
 
 def test_prefetch_loads_the_next_slice_while_one_computes_where_two_have_room():
-    # h2d      L0 L1 .  L1 L0 .  .  .  .  .  .  .
-    # compute  .  F0 F1 .  F1 B1 B1 F0 B0 B0 .  .      the third load waits for the first store
-    # d2h      .  .  S0 S1 .  .  .  S1 S1 .  S0 S0
+    # h2d      L0 L1 .  L1 L0 .  .  .  .  .  .  .  .  .
+    # compute  .  F0 F1 .  F1 B1 B1 .  .  F0 B0 B0 .  .      the third load waits for the first store,
+    # d2h      .  .  S0 S1 .  .  .  S1 S1 .  .  .  S0 S0      and gradients of slice 0 for those of slice 1 to leave
     timeline = simulate_system(workload(stack()), one_device(), Spilling(num_slices=2, prefetch=True))
     assert times(timeline, "load") == [(0.0, 1.0), (1.0, 2.0), (3.0, 4.0), (4.0, 5.0)]
-    assert timeline.makespan_s == 12.0
+    assert times(timeline, "compute", "A/F0#0")[1] == (9.0, 10.0)
+    assert (timeline.makespan_s, timeline.header["peak_bytes"]) == (14.0, [3 * 64])
 
 
 def test_the_next_mini_batch_waits_for_the_step_on_the_host():
@@ -75,6 +76,8 @@ def test_slices_are_the_fewest_that_divide_the_layers_and_fit():
         assert [len(layers) for layers in slices] == num_layers
         assert Spilling().memory_bytes(stack(6), cluster, (0,)) == [128 * num_layers[0]]
     assert Spilling(prefetch=True).memory_bytes(stack(6), one_device(192), (0,)) == [128 + 64]
+    boundaries = TrainingJob("A", (Shard(1.0, 2.0, output_bytes=16),) * 4, 1)
+    assert Spilling(4, prefetch=True).memory_bytes(boundaries, one_device(), (0,)) == [16 + 16]
     with pytest.raises(SystemRefused, match="spilling on 1 devices needs 128 bytes of device 0"):
         simulate_system(workload(stack(6)), one_device(127), "spilling")
 

@@ -128,7 +128,7 @@ def test_it_says_what_it_needed_and_fits_exactly():
     assert timeline.header["peak_bytes"] == [need, need]
     with pytest.raises(SystemRefused, match=r"zero3-offload on 2 devices needs 3,264 bytes of device 0 for 'A'"):
         simulate_system(workload(unequal()), equal_devices(2, memory_bytes=need - 1), system)
-    with pytest.raises(SystemRefused, match="needs 10,240 bytes of host memory for 'A'"):
+    with pytest.raises(SystemRefused, match="needs 10,240 bytes of host memory for the state of all jobs"):
         simulate_system(workload(unequal()), equal_devices(2, host=host - 1), system)
 
 
