@@ -43,7 +43,7 @@ def write_files(folder: Path) -> None:
     cluster = Cluster.of(2, Device(8192, h2d=Link(4096.0, 0.01), d2h=Link(4096.0), kind="k"))
     plan, timeline = make_plan(workload, cluster, "resident-lrtf")
     once = Measurement(1.0, 1.0, 0.0, 3)
-    units = {(job.name, phase, shard): once for job in workload.jobs for phase in Phase for shard in (0, 1)}
+    units = {(job.name, phase, shard): once for job in workload.jobs for phase in map(Phase, "FLB") for shard in (0, 1)}
     kind = KindProfile(units, {"h2d": {64: once, 4096: once}, "d2h": {64: once}})
     profile = Profile(workload, {"k": kind}, {job.name: once for job in workload.jobs}, {"host": "x"}, cluster)
     for suffix in ("yaml", "json"):  # JSON is YAML
