@@ -143,7 +143,7 @@ def compare(
                 )
             row = _row(policy, timeline, max(bounds.values(), default=None))
         except HydraError as reason:
-            row = Row(policy.name, getattr(policy, "work_conserving", False), error=str(reason))
+            row = Row(policy.name, policy.work_conserving, error=str(reason))
         rows.append(row)
         if on_policy is not None:
             on_policy(row)
@@ -214,7 +214,7 @@ def _row(policy: Policy | System, timeline: Timeline, bound_s: float | None) -> 
 
     return Row(
         policy.name,
-        getattr(policy, "work_conserving", False),
+        policy.work_conserving,
         timeline.makespan_s,
         None if isinstance(policy, System) or bound_s is None else ratio(timeline.makespan_s, bound_s),
         timeline.utilization(),

@@ -51,6 +51,11 @@ class CostModel(Protocol):
     def variation(self, command: Command) -> float: ...
 
 
+def label_of(costs: CostModel) -> str:
+    """Return where a cost model's seconds come from: stated, measured, analytic, extrapolated; "given" for others."""
+    return str(getattr(costs, "label", "given"))
+
+
 class StatedCosts:
     """The costs that the workload and cluster state: shard seconds over device speed, link curves.
 

@@ -14,7 +14,7 @@ from hydrasim.errors import ProfileError, StallError
 from hydrasim.loop import run
 from hydrasim.mechanism import DEFAULT_EFFECTS, OURS, Effects, Mechanism, includes
 from hydrasim.orchestrator import Orchestrator
-from hydrasim.profile import MAX_SECONDS, CostModel, StatedCosts
+from hydrasim.profile import MAX_SECONDS, CostModel, StatedCosts, label_of
 from hydrasim.workload import Workload, check_size
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def simulate(
         mechanism=mechanism, effects=effects, seed=seed, dags=dags,
     )  # fmt: skip
     backend = sim_backend(workload, cluster, costs, effects, pinned=mechanism.pinned, seed=seed)
-    label = getattr(costs, "label", "given")
+    label = label_of(costs)
     return run(orchestrator, backend, commands=commands, on_event=on_event, seed=seed, costs=label)
 
 

@@ -29,6 +29,7 @@ class System(ABC):
     """
 
     registered_name: ClassVar[str] = ""
+    work_conserving: ClassVar[bool] = False  # it keeps to its own order, whatever devices idle
 
     @property
     def name(self) -> str:

@@ -11,7 +11,7 @@ from hydrasim.command import Command, Event, Failed, Finished, Kind
 from hydrasim.errors import SystemRefused
 from hydrasim.loop import run
 from hydrasim.mechanism import DEFAULT_EFFECTS, EFFECTS, Effects, includes
-from hydrasim.profile import CostModel, StatedCosts
+from hydrasim.profile import CostModel, StatedCosts, label_of
 from hydrasim.simulator import sim_backend
 from hydrasim.systems.base import Build, CommandList, System, job_state_bytes
 from hydrasim.systems.registry import make_system
@@ -52,7 +52,7 @@ def simulate_system(
     costs = StatedCosts(workload, cluster) if costs is None else costs
     training = made.training(workload, _roomy(cluster) if effects == "theory" else cluster, costs, effects)
     backend = sim_backend(workload, cluster, costs, effects, seed=seed, seconds=training.seconds)
-    label = getattr(costs, "label", "given")
+    label = label_of(costs)
     timeline = run(training, backend, commands=commands, on_event=on_event, seed=seed, costs=label)
     return replace(timeline, header=timeline.header | training.header)
 
@@ -96,7 +96,7 @@ class SystemRun:
         if effects not in EFFECTS:
             raise SystemRefused(f"effects {effects!r} is unknown; there are {', '.join(EFFECTS)}.")
         self.workload, self.cluster, self.policy, self.effects = workload, cluster, system, effects
-        self._costs, self._numbers = costs, CommandList()
+        self._costs, self._commands = costs, CommandList()
         self._groups = [Group(devices, system) for devices in groups]
         self.peak_bytes = [0] * len(cluster.devices)
         for job in workload.jobs:
@@ -122,10 +122,10 @@ class SystemRun:
         Raises:
             ProfileError: that is no time. SystemRefused: it is none for an optimizer's step on a measured machine.
         """
-        seconds = self._numbers.seconds.pop(command.number)
+        seconds = self._commands.seconds.pop(command.number)
         if command.kind is not Kind.COMPUTE and not includes(self.effects, "transfers"):
             return 0.0
-        measured = getattr(self._costs, "label", "given") == "measured"
+        measured = label_of(self._costs) == "measured"
         if command.kind is Kind.UPDATE and command.nbytes and not seconds and measured:
             raise SystemRefused(
                 f"{self.policy.name}: the optimizer's step on the host would take no time, since this measured cluster "
@@ -170,7 +170,7 @@ class SystemRun:
 
     def _begin(self, group: Group, job: TrainingJob, num_done: int = 0) -> Build:
         """Have a group train a job."""
-        group.build = Build(job, self.cluster, group.devices, self._costs, self._numbers)
+        group.build = Build(job, self.cluster, group.devices, self._costs, self._commands)
         group.num_issued, group.until = num_done, job.num_minibatches
         return group.build
 
@@ -184,7 +184,7 @@ class SystemRun:
 
     def _take(self, group: Group) -> list[Command]:
         """Return what was emitted for a group; it is unfinished now."""
-        commands = self._numbers.take()
+        commands = self._commands.take()
         group.unfinished.append({command.number for command in commands})
         self._group_of.update(dict.fromkeys((command.number for command in commands), group))
         return commands

@@ -277,7 +277,7 @@ class SaturnRun(SystemRun):
         build = self._begin(group, job, num_done)
         if num_done:
             loaded = build.load(group.devices[0], job_state_bytes(job), num_done)
-            self._numbers.seconds[loaded] += self._saturn.restart_s
+            self._commands.seconds[loaded] += self._saturn.restart_s
             build.barrier = frozenset([loaded])
         return self._issue(group)
 
