@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from hydrasim.command import Kind
 from hydrasim.contention import Contention
-from hydrasim.dag import lower_bounds, minibatch_dag, whole_path_s
+from hydrasim.dag import minibatch_dag, whole_path_s
 from hydrasim.dataflow import dataflow
 from hydrasim.errors import HydraError, PolicyError
 from hydrasim.mechanism import DEFAULT_EFFECTS, OURS, Effects, Mechanism
+from hydrasim.optimum.bounds import lower_bounds
 from hydrasim.planning import make_plan
 from hydrasim.policies import Policy, make_policy
 from hydrasim.policies import policies as registered
@@ -127,7 +128,7 @@ def compare(
         raise PolicyError("there are no policies to compare; name at least one.")
     costs = StatedCosts(workload, cluster, pinned=mechanism.pinned) if costs is None else costs
     transfers = effects != "theory"
-    bounds = {} if effects == "noise" else lower_bounds(workload, cluster, costs, transfers=transfers)
+    bounds = {} if effects == "noise" else lower_bounds(workload, cluster, costs, effects)
     rows = []
     for policy in chosen:
         try:

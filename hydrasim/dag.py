@@ -1,11 +1,10 @@
-"""The unit DAG of one mini-batch: what must precede what, and the makespan bounds that follow."""
+"""The unit DAG of one mini-batch: what must precede what, and how long the chain is."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hydrasim.dataflow import BlockKey, aligned, block_bytes
-from hydrasim.workload import Phase, ShardUnit, TrainingJob, Workload
+from hydrasim.workload import Phase, ShardUnit, TrainingJob
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -72,30 +71,3 @@ def critical_path_s(
         fastest = min(costs.compute_s(unit, index) for index in range(len(cluster.devices)))
         finish[node] = fastest + max((finish[before] for before in dag.predecessors(node)), default=0.0)
     return max(finish.values())
-
-
-def lower_bounds(workload: Workload, cluster: Cluster, costs: CostModel, transfers: bool = False) -> dict[str, float]:
-    """Return seconds that no plan can beat, by name of the argument.
-
-    longest_job: a job's units run one after another once it has arrived, each at best on its fastest
-    device; with transfers its first parameters and mini-batch arrive before and its last update leaves after.
-    area: all work spread perfectly over the devices, each unit at its fastest.
-    Every term takes the cheapest legal option, so residency can only approach it.
-    """
-    longest = area = 0.0
-    for job in workload.jobs:
-        length = whole_path_s(job, cluster, costs)
-        longest = max(longest, job.arrival_s + length + (_ends_s(job, cluster, costs) if transfers else 0.0))
-        area += length
-    return {"longest_job": longest, "area": area / len(cluster.devices)}
-
-
-def _ends_s(job: TrainingJob, cluster: Cluster, costs: CostModel) -> float:
-    """Return the least time before a job's first unit and after its last one."""
-    state = BlockKey("w", job.name, 0, -1)
-    starts_with_loss = job.fused and len(job.shards) == 1  # which needs the optimizer's state at once
-    first = block_bytes(job, state) if starts_with_loss else aligned(job.shards[0].parameter_bytes)
-    devices = range(len(cluster.devices))
-    before = max(min(costs.copy_s(first, index, "h2d") for index in devices) if first else 0.0, costs.fetch_s(job.name))
-    last = block_bytes(job, state)
-    return before + (min(costs.copy_s(last, index, "d2h") for index in devices) if last else 0.0)

@@ -26,9 +26,9 @@ from hydrasim import (
 )
 from hydrasim import simulate as run_simulation
 from hydrasim.command import Command
-from hydrasim.dag import lower_bounds
 from hydrasim.dataflow import aligned, unit_bytes
 from hydrasim.mechanism import EFFECTS, MECHANISMS
+from hydrasim.optimum.bounds import lower_bounds
 from hydrasim.planning import make_plan
 from hydrasim.policies import policies
 from hydrasim.profile import StatedCosts
@@ -105,7 +105,7 @@ def _check(world: _World, timeline: Timeline) -> str:
             return f"{span.unit} starts while its lane is busy"
         free_s[span.device, span.lane] = span.end_s
     costs = world.options.get("costs") or StatedCosts(world.workload, world.cluster)
-    bounds = lower_bounds(world.workload, world.cluster, costs, transfers=world.effects != "theory")
+    bounds = lower_bounds(world.workload, world.cluster, costs, world.effects)
     low_s = max(bounds.values())
     if timeline.makespan_s < low_s * (1 - 1e-9):
         return f"the makespan is {timeline.makespan_s} s, the bound {low_s} s"

@@ -43,7 +43,7 @@ def test_fig6_rows():
     assert [row.ratio_to_bound for row in comparison.rows] == [2.0, 8 / 6, 1.0]
     assert [row.utilization for row in comparison.rows] == [0.5, 0.75, 1.0]
     assert [row.work_conserving for row in comparison.rows] == [False, True, True]
-    assert comparison.bounds == {"longest_job": 4.0, "area": 6.0}
+    assert comparison.bounds == {"longest_job": 4.0, "area": 6.0, "longest_jobs": 6.0, "whole_units": 6.0}
     assert comparison.best.policy == "sharded-lrtf"
     assert comparison.worst_work_conserving.policy == "task-parallel"
 

@@ -1,14 +1,14 @@
-"""Unit chains, their templates, and lower bounds on the makespan."""
+"""Unit chains, their templates, and how long they take."""
 
 from __future__ import annotations
 
 import networkx as nx
 import pytest
 
-from hydrasim import Cluster, Device, Link, Phase, Shard, TrainingJob
-from hydrasim.dag import Template, critical_path_s, lower_bounds, minibatch_dag
+from hydrasim import Cluster, Device, Phase
+from hydrasim.dag import Template, critical_path_s, minibatch_dag
 from hydrasim.profile import StatedCosts
-from tests.worlds import BLOCK, BYTE_A_SECOND, devices, fig6, job, workload
+from tests.worlds import devices, job, workload
 
 F, L, B = Phase.FORWARD, Phase.LOSS, Phase.BACKWARD
 
@@ -55,38 +55,3 @@ def test_without_edges_only_the_longest_unit_is_critical():
     dag = nx.create_empty_copy(minibatch_dag(job(shards=2)))
     one = devices(1)
     assert critical_path_s(job(shards=2), one, StatedCosts(workload(job(shards=2)), one), dag) == 2.0
-
-
-def test_the_bounds_of_fig6():
-    # three jobs of 4 s each on two devices: no job in less than 4, 12 s of work in no less than 6
-    two = devices(2)
-    assert lower_bounds(fig6(), two, StatedCosts(fig6(), two)) == {"longest_job": 4.0, "area": 6.0}
-
-
-def bound_s(shard: Shard, *, fused: bool, **fields: object) -> float:
-    cluster = devices(1, link=BYTE_A_SECOND)
-    jobs = workload(TrainingJob("A", (shard,), 1, fused=fused, activation_mode="keep", **fields))
-    return lower_bounds(jobs, cluster, StatedCosts(jobs, cluster), transfers=True)["longest_job"]
-
-
-def test_with_transfers_state_arrives_before_and_leaves_after():
-    # h2d wwoo    . .        64 + 64 bytes in, at a byte a second
-    # comp     L             2 s
-    # d2h        wwoo        and out again
-    assert bound_s(Shard(1.0, 1.0, BLOCK, BLOCK), fused=True) == 128 + 2 + 128
-
-
-def test_an_unfused_first_unit_does_not_wait_for_optimizer_state():
-    # h2d ww oo              the optimizer's half may arrive under F
-    # comp   F B             so the bound counts the parameters alone before F
-    assert bound_s(Shard(1.0, 1.0, BLOCK, BLOCK), fused=False) == 64 + 2 + 128
-
-
-def test_a_slow_loader_counts_instead_of_a_quicker_load():
-    assert bound_s(Shard(1.0, 1.0, BLOCK), fused=True, fetch_s=100.0) == 100 + 2 + 64
-
-
-def test_bytes_that_do_not_exist_cost_no_latency():
-    cluster = devices(1, link=Link(latency_s=1.0))
-    jobs = workload(job())
-    assert lower_bounds(jobs, cluster, StatedCosts(jobs, cluster), transfers=True)["longest_job"] == 2.0

@@ -3,8 +3,8 @@
 import pytest
 
 from hydrasim import simulate
-from hydrasim.dag import lower_bounds
 from hydrasim.errors import ClusterError, WorkloadError
+from hydrasim.optimum.bounds import lower_bounds
 from hydrasim.presets import Preset, make_preset
 from hydrasim.profile import StatedCosts
 

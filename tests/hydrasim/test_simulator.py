@@ -23,8 +23,9 @@ from hydrasim import (
 )
 from hydrasim.charging import charging
 from hydrasim.command import Command, Kind, Lane
-from hydrasim.dag import lower_bounds, minibatch_dag
+from hydrasim.dag import minibatch_dag
 from hydrasim.errors import ProfileError, StallError, WorkloadError
+from hydrasim.optimum.bounds import lower_bounds
 from hydrasim.plan import Plan
 from hydrasim.policies.follow_plan import FollowPlan
 from hydrasim.profile import StatedCosts
@@ -320,7 +321,7 @@ def test_a_job_does_nothing_before_it_arrives(policy: str, effects: str):
         assert began_s["B"] == 500.0
         assert began_s["C"] == 96.0
         costs = StatedCosts(jobs, cluster)
-        bounds = lower_bounds(jobs, cluster, costs, transfers=effects != "theory")
+        bounds = lower_bounds(jobs, cluster, costs, effects)
         assert timeline.makespan_s >= max(bounds.values()) >= 500.0 + 2 * 64.0
 
 

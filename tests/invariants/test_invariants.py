@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from hydrasim import Plan, ShardUnit, Timeline, simulate
 from hydrasim.command import HOST, Command, Kind, normal_form
-from hydrasim.dag import Template, lower_bounds, minibatch_dag
+from hydrasim.dag import Template, minibatch_dag
 from hydrasim.mechanism import EFFECTS
+from hydrasim.optimum.bounds import lower_bounds
 from hydrasim.policies.follow_plan import FollowPlan
 from hydrasim.profile import StatedCosts
 from tests.invariants.strategies import PerturbedCosts, World, worlds
@@ -102,7 +103,7 @@ def test_the_same_inputs_give_the_same_bytes(world: World):
 def test_no_plan_beats_a_lower_bound(effects: str, world: World):
     timeline, _ = run(world, effects=effects)
     costs = StatedCosts(world.workload, world.cluster)
-    for name, bound_s in lower_bounds(world.workload, world.cluster, costs, transfers=effects != "theory").items():
+    for name, bound_s in lower_bounds(world.workload, world.cluster, costs, effects).items():
         assert timeline.makespan_s >= bound_s - 1e-9, name
 
 

@@ -1,0 +1,223 @@
+"""What no plan can beat: lower bounds on the makespan of a workload on a cluster, each with its argument.
+
+Every bound takes the cheapest legal option: units in their job's mode on their fastest device, copies at the best rate
+that any size reaches. So policies, mechanisms and residency can only approach it; only noise may beat it by chance.
+
+    device 0   |-- h --|=== units ===|-- t --|      h: least time from the start to a job's first unit
+    device 1   |-- h --|=== units ===|-- t --|      t: least time from a job's last unit to the end
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hydrasim.capacity import arena_bytes
+from hydrasim.dag import minibatch_dag, whole_path_s
+from hydrasim.dataflow import BlockKey, aligned, block_bytes
+from hydrasim.mechanism import includes
+from hydrasim.workload import Phase, ShardUnit, TrainingJob, Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from hydrasim.cluster import Cluster, Direction, Resource
+    from hydrasim.mechanism import Effects
+    from hydrasim.profile import CostModel
+
+_MAX_UNITS = 4096  # that are looked at one by one
+_SIZES = tuple(1 << power for power in range(6, 50))  # of copies, to find the best rate of a link
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """A job as the bounds see it: when it may begin, what it computes, what is left to do after that, in seconds."""
+
+    arrival_s: float
+    before_s: float
+    length_s: float
+    after_s: float
+
+    @property
+    def head_s(self) -> float:
+        return self.arrival_s + self.before_s
+
+
+def lower_bounds(
+    workload: Workload, cluster: Cluster, costs: CostModel, effects: Effects = "theory"
+) -> dict[str, float]:
+    """Return seconds that no plan can beat, by name of the argument; `effects`: what the world charges for.
+
+    longest_job: a job's units run one after another once it has arrived, each at best on its fastest device; with
+        transfers its first parameters and mini-batch arrive before, and its last update leaves after.
+    area: all work spread perfectly. A device gets through at most so much of it a second as its best unit allows, and
+        no more devices than there are jobs work at once, the fastest ones at best.
+    longest_jobs: the same for the k longest jobs alone, on at most k devices, among those that arrive at some time or
+        later; Horvath, Lam and Sethi (1977) for preemptive jobs on uniform machines.
+    whole_units: of k * devices + 1 units, one device gets k + 1, and units are not preempted: their shortest k + 1 one
+        after the other, between the earliest start and the least rest of any of them. For up to 4096 units.
+    loads: all state is loaded, again in each pass over a job as far as it cannot stay (`loaded_bytes`), over all links
+        at once; the unit that waited for the last load still runs, and its job's update leaves.
+    stores: the same for updates, which begin to leave after the first one.
+    shared: loads and stores over what all devices share, if anything: a bus or host memory (from contention on).
+    """
+    transfers = effects != "theory"
+    chains = [_chain(job, cluster, costs, transfers=transfers) for job in workload.jobs]
+    rates = _rates(workload, cluster, costs)
+    bounds = {
+        "longest_job": max(chain.head_s + chain.length_s + chain.after_s for chain in chains),
+        "area": _area_s(chains, rates),
+        "longest_jobs": _longest_jobs_s(chains, rates),
+    }
+    if workload.num_units <= _MAX_UNITS:
+        bounds["whole_units"] = _whole_units_s(workload, cluster, costs, chains)
+    if transfers:
+        bounds |= _transfer_bounds(workload, cluster, costs, chains)
+    if includes(effects, "contention") and (shared_s := _shared_s(workload, cluster, costs)):
+        bounds["shared"] = shared_s
+    return bounds
+
+
+def loaded_bytes(job: TrainingJob, room_bytes: int) -> int:
+    """Return the bytes of state that a job loads at least, on devices with that much room together.
+
+    A pass of a mini-batch, forward or backward, touches every shard's state once; when it begins, what is on the
+    devices fits their room, so all else is loaded during it, whatever stays and whatever is evicted.
+    """
+    phases = [phase for phase, _ in minibatch_dag(job).nodes]
+    forward = sum(aligned(job.shards[shard].parameter_bytes) for shard in range(phases.count(Phase.FORWARD)))
+    passes = max(0, forward - room_bytes) + max(0, state_bytes(job) - room_bytes)
+    return max(state_bytes(job), job.num_minibatches * passes)
+
+
+def stored_bytes(job: TrainingJob, room_bytes: int) -> int:
+    """Return the bytes of state that a job stores at least: every update that has no room to stay, and the last one."""
+    state = state_bytes(job)
+    return state + (job.num_minibatches - 1) * max(0, state - room_bytes)
+
+
+def state_bytes(job: TrainingJob) -> int:
+    """Return what a job's state takes."""
+    return sum(block_bytes(job, BlockKey("w", job.name, shard, -1)) for shard in range(len(job.shards)))
+
+
+def _chain(job: TrainingJob, cluster: Cluster, costs: CostModel, *, transfers: bool) -> _Chain:
+    length_s = whole_path_s(job, cluster, costs)
+    if not transfers:
+        return _Chain(job.arrival_s, 0.0, length_s, 0.0)
+    state = block_bytes(job, BlockKey("w", job.name, 0, -1))
+    starts_with_loss = job.fused and len(job.shards) == 1  # which needs the optimizer's state at once
+    first = state if starts_with_loss else aligned(job.shards[0].parameter_bytes)
+    before_s = max(_copy_s(first, cluster, costs, "h2d"), costs.fetch_s(job.name))
+    return _Chain(job.arrival_s, before_s, length_s, _copy_s(state, cluster, costs, "d2h"))
+
+
+def _copy_s(nbytes: int, cluster: Cluster, costs: CostModel, direction: Direction) -> float:
+    """Return what a copy takes at least; bytes that do not exist cost no latency."""
+    return min(costs.copy_s(nbytes, index, direction) for index in range(len(cluster.devices))) if nbytes else 0.0
+
+
+def _units(job: TrainingJob, cluster: Cluster, costs: CostModel, minibatch: int) -> Iterator[list[float]]:
+    """Yield what each unit of a mini-batch takes, by device; the first mini-batch may have times of its own."""
+    for phase, shard in minibatch_dag(job).nodes:
+        unit = ShardUnit(job.name, phase, shard, minibatch)
+        yield [costs.compute_s(unit, device) for device in range(len(cluster.devices))]
+
+
+def _rates(workload: Workload, cluster: Cluster, costs: CostModel) -> list[float]:
+    """Return how much work each device does a second at most, fastest first; work is seconds on the fastest device."""
+    rates = [0.0] * len(cluster.devices)
+    for job in workload.jobs:
+        for minibatch in range(min(2, job.num_minibatches)):
+            for seconds in _units(job, cluster, costs, minibatch):
+                least = min(seconds)
+                if least > 0:
+                    rates = [max(rate, least / s) for rate, s in zip(rates, seconds, strict=True)]
+    return sorted(rates, reverse=True) if any(rates) else [1.0] * len(rates)
+
+
+def _area_s(chains: Sequence[_Chain], rates: Sequence[float]) -> float:
+    """Return the least time for all work of some jobs, between the earliest start and the least rest of any of them."""
+    work_s = sum(chain.length_s for chain in chains)
+    least_s = min(chain.head_s for chain in chains) + min(chain.after_s for chain in chains)
+    return least_s + work_s / sum(rates[: len(chains)])
+
+
+def _longest_jobs_s(chains: Sequence[_Chain], rates: Sequence[float]) -> float:
+    bound_s = 0.0
+    for arrival_s in {chain.arrival_s for chain in chains}:
+        later = sorted((c for c in chains if c.arrival_s >= arrival_s), key=lambda c: c.length_s, reverse=True)
+        few = range(1, min(len(later), len(rates)))
+        bound_s = max(bound_s, *(_area_s(later[:count], rates) for count in (*few, len(later))))
+    return bound_s
+
+
+def _whole_units_s(workload: Workload, cluster: Cluster, costs: CostModel, chains: Sequence[_Chain]) -> float:
+    found: list[tuple[float, float, float]] = []  # least seconds, earliest start, least rest
+    for job, chain in zip(workload.jobs, chains, strict=True):
+        done_s = 0.0
+        for minibatch in range(job.num_minibatches):
+            for seconds in _units(job, cluster, costs, minibatch):
+                rest_s = max(0.0, chain.length_s - done_s - min(seconds))
+                found.append((min(seconds), chain.head_s + done_s, rest_s + chain.after_s))
+                done_s += min(seconds)
+    found.sort(reverse=True)
+    num_devices, bound_s, head_s, rest_s = len(cluster.devices), 0.0, math.inf, math.inf
+    for count, (_, start_s, after_s) in enumerate(found, 1):
+        head_s, rest_s = min(head_s, start_s), min(rest_s, after_s)
+        if count > num_devices and count % num_devices == 1 % num_devices:
+            together = -(-count // num_devices)
+            bound_s = max(bound_s, head_s + sum(least for least, _, _ in found[count - together : count]) + rest_s)
+    return bound_s
+
+
+def _transfer_bounds(
+    workload: Workload, cluster: Cluster, costs: CostModel, chains: Sequence[_Chain]
+) -> dict[str, float]:
+    room = sum(arena_bytes(workload, cluster))
+    devices = range(len(cluster.devices))
+    ends = []  # what follows a load at least, and what precedes an update
+    for job, chain in zip(workload.jobs, chains, strict=True):
+        last_s = min(min(list(_units(job, cluster, costs, m))[-1]) for m in {0, job.num_minibatches - 1})
+        nodes = list(minibatch_dag(job).nodes)
+        first_update = next(index for index, (phase, _) in enumerate(nodes) if phase is not Phase.FORWARD)
+        forward_s = sum(min(seconds) for seconds in list(_units(job, cluster, costs, 0))[: first_update + 1])
+        ends.append((last_s + chain.after_s, chain.head_s + forward_s))
+    moves: tuple[tuple[str, Direction, int, float], ...] = (
+        ("loads", "h2d", sum(loaded_bytes(job, room) for job in workload.jobs), min(after for after, _ in ends)),
+        ("stores", "d2h", sum(stored_bytes(job, room) for job in workload.jobs), min(before for _, before in ends)),
+    )
+    rates = {name: [_bytes_per_s(costs, device, way) for device in devices] for name, way, _, _ in moves}
+    return {name: nbytes / sum(rates[name]) + rest_s for name, _, nbytes, rest_s in moves}
+
+
+def _bytes_per_s(costs: CostModel, device: int, direction: Direction) -> float:
+    """Return the best rate that copies of any size reach."""
+    seconds = ((nbytes, costs.copy_s(nbytes, device, direction)) for nbytes in _SIZES)
+    return max(nbytes / copy_s if copy_s else math.inf for nbytes, copy_s in seconds)
+
+
+def _shared_s(workload: Workload, cluster: Cluster, costs: CostModel) -> float:
+    """Return what the busiest of the resources that every copy runs over takes for all state that moves."""
+    room = sum(arena_bytes(workload, cluster))
+    busy_s: dict[Resource, float] = {}
+    directions: tuple[Direction, Direction] = ("h2d", "d2h")
+    for direction, least_bytes in zip(directions, (loaded_bytes, stored_bytes), strict=True):
+        nbytes = sum(least_bytes(job, room) for job in workload.jobs)
+        uses = [_use(cluster, costs, device, direction) for device in range(len(cluster.devices))]
+        for resource in set(uses[0]).intersection(*uses[1:]):
+            busy_s[resource] = busy_s.get(resource, 0.0) + nbytes * min(use[resource] for use in uses)
+    return max((seconds for resource, seconds in busy_s.items()), default=0.0)
+
+
+def _use(cluster: Cluster, costs: CostModel, device: int, direction: Direction) -> dict[Resource, float]:
+    """Return for how long a byte takes up all of each resource on its way, at least, whether pinned or not."""
+    rate = _bytes_per_s(costs, device, direction)
+    found: dict[Resource, float] = {}
+    for pinned in (True, False):
+        path = cluster.copy_path(device, direction, pinned)
+        alone = cluster.copy_bytes_per_s(device, direction, pinned)
+        for resource, bytes_per_s in path.items():
+            found[resource] = min(found.get(resource, math.inf), alone / bytes_per_s / max(rate, alone))
+    return found
