@@ -13,7 +13,7 @@ import typer
 
 from hydrasim.command import Finished, Kind
 from hydrasim.compare import ratio
-from hydrasim.dag import lower_bounds
+from hydrasim.optimum.bounds import lower_bounds
 from hydrasim.planning import host_bytes
 from hydrasim.tables import job_rows
 from hydrasim.utilization import UTILIZATION_KINDS
@@ -93,8 +93,7 @@ def bound_s(timeline: Timeline, inputs: Inputs) -> float | None:
     """
     if "system" in timeline.header or timeline.header["effects"] == "noise":
         return None
-    transfers = inputs.effects != "theory"
-    return max(lower_bounds(inputs.workload, inputs.cluster, inputs.costs, transfers=transfers).values())
+    return max(lower_bounds(inputs.workload, inputs.cluster, inputs.costs, inputs.effects).values())
 
 
 def result_fields(timeline: Timeline, inputs: Inputs) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -89,7 +90,9 @@ class WaitGraph:
             if span.lane_key in last:
                 self._before[span.number] = last[span.lane_key]
             last[span.lane_key] = span
-        self._computes = [span for span in timeline.spans if span.kind == Kind.COMPUTE.value]
+        computes = (span for span in timeline.spans if span.kind == Kind.COMPUTE.value)
+        self._computes = sorted(computes, key=lambda span: (span.end_s, -span.number))
+        self._ends_s = [span.end_s for span in self._computes]
 
     def followed(self, span: Span) -> list[Span]:
         """Return the commands whose results or memory the span needed."""
@@ -117,8 +120,8 @@ class WaitGraph:
 
     def _choice(self, span: Span, after_s: float) -> Span | None:
         """Return the compute at whose end the policy must have chosen a span that could have begun before."""
-        ended = [other for other in self._computes if after_s < other.end_s <= span.start_s]
-        return max(ended, key=lambda other: (other.end_s, -other.number), default=None)
+        index = bisect_right(self._ends_s, span.start_s) - 1
+        return self._computes[index] if index >= 0 and self._ends_s[index] > after_s else None
 
 
 def explain(timeline: Timeline, unit_text: str) -> Explanation:

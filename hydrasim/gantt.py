@@ -26,8 +26,8 @@ Colour = tuple[float, float, float]
 # shade) for a few jobs, Paul Tol's "muted" for some more; beyond that a walk along viridis.
 _FEW = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _SOME = ("#332288", "#88CCEE", "#117733", "#DDCC77", "#CC6677", "#44AA99", "#882255", "#999933", "#AA4499")
-_TINT = {"F": 0.45, "L": 0.0, "B": -0.28, "U": -0.6}  # towards white above 0, towards black below
-_PHASES = {"F": "forward", "L": "forward + backward", "B": "backward", "U": "update"}
+TINTS = {"F": 0.45, "L": 0.0, "B": -0.28, "U": -0.6}  # towards white above 0, towards black below
+PHASES = {"F": "forward", "L": "forward + backward", "B": "backward", "U": "update"}
 _INK = "#333333"
 _FAINT = "#8A8F98"
 
@@ -75,7 +75,7 @@ def draw(timelines: Sequence[tuple[str, Timeline]], path: Path | None = None) ->
 
     rows = [_rows(timeline) for _, timeline in timelines]
     heights = [panel[-1].top + panel[-1].height + _GAP_INCHES for panel in rows]
-    colours = _colours(timelines)
+    colours = job_colours(timelines)
     phases = _phases(timelines)
     names, columns = _legend(list(colours), phases)
     foot = _FOOT_INCHES + _LEGEND_INCHES * -(-len(names) // columns)
@@ -100,6 +100,24 @@ def draw(timelines: Sequence[tuple[str, Timeline]], path: Path | None = None) ->
     return figure
 
 
+def job_colours(timelines: Sequence[tuple[str, Timeline]]) -> dict[str, Colour]:
+    """Give each job a colour of its own, the same one in all panels."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_rgb
+
+    jobs = sorted({span.job for _, timeline in timelines for span in timeline.spans}, key=natural)
+    palette = _FEW if len(jobs) <= len(_FEW) else _SOME
+    if len(jobs) <= len(palette):
+        return {job: to_rgb(palette[index]) for index, job in enumerate(jobs)}
+    viridis = colormaps["viridis"]
+    return {job: to_rgb(viridis(0.95 * index / (len(jobs) - 1))) for index, job in enumerate(jobs)}
+
+
+def natural(job: str) -> list[str | int]:
+    """Sort m2 before m10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", job)]
+
+
 def _bars(axes: Axes, timeline: Timeline, rows: list[_Row], colours: dict[str, Colour], inches_per_s: float) -> None:
     """Draw every span of a device or of the disk as a box in its lane's row."""
     from matplotlib.collections import PolyCollection
@@ -117,7 +135,7 @@ def _bars(axes: Axes, timeline: Timeline, rows: list[_Row], colours: dict[str, C
         inset = 0.3 * row.height if copy and row.lane == Lane.COMPUTE.value else 0.0
         low, high = row.top + inset, row.top + row.height - inset
         boxes.append([(span.start_s, low), (end_s, low), (end_s, high), (span.start_s, high)])
-        faces.append(_tinted(colours[span.job], 0.2 if copy else _TINT[ShardUnit.parse(span.unit).phase.value]))
+        faces.append(_tinted(colours[span.job], 0.2 if copy else TINTS[ShardUnit.parse(span.unit).phase.value]))
         edges.append(0.5 if span.duration_s * inches_per_s > _EDGED_INCHES else 0.0)
     for row in rows:
         axes.axhspan(row.top, row.top + row.height, color="#F3F4F6", zorder=0, linewidth=0)
@@ -150,7 +168,7 @@ def _texts(axes: Axes, timeline: Timeline, rows: list[_Row], colours: dict[str, 
         text = next((t for t in (str(unit), f"{short}#{unit.minibatch}", short) if len(t) <= room), None)
         if text is None:
             continue
-        face = _tinted(colours[unit.job], _TINT[unit.phase.value])
+        face = _tinted(colours[unit.job], TINTS[unit.phase.value])
         axes.text(
             (span.start_s + span.end_s) / 2, middle[span.device], text, ha="center", va="center", fontsize=8,
             color="white" if _luminance(face) < 0.45 else "black", zorder=4, clip_on=True,
@@ -210,7 +228,7 @@ def _legend(jobs: list[str], phases: list[str]) -> tuple[dict[str, str], int]:
     names = {job: job if len(job) <= _LONGEST_NAME else f"{job[:_LONGEST_NAME]}..." for job in jobs[::step]}
     if step > 1:
         names[""] = f"(of {len(jobs)})"
-    room = _WIDTH_INCHES - _LEFT_INCHES - _RIGHT_INCHES - sum(_entry_inches(_PHASES[phase]) for phase in phases)
+    room = _WIDTH_INCHES - _LEFT_INCHES - _RIGHT_INCHES - sum(_entry_inches(PHASES[phase]) for phase in phases)
     fitting = int(room / max(map(_entry_inches, names.values())))
     return names, max(1, min(len(names), _LEGEND_COLUMNS, fitting))
 
@@ -226,7 +244,7 @@ def _legends(figure: Figure, names: dict[str, Colour | None], columns: int, phas
     handles = [Patch(facecolor=colour or "white", label=name) for name, colour in names.items()]
     by_row = [handle for column in range(columns) for handle in handles[column::columns]]
     grey: Colour = (0.5, 0.5, 0.5)
-    shades = [Patch(facecolor=_tinted(grey, _TINT[phase]), label=_PHASES[phase]) for phase in phases]
+    shades = [Patch(facecolor=_tinted(grey, TINTS[phase]), label=PHASES[phase]) for phase in phases]
     left, right = _LEFT_INCHES / _WIDTH_INCHES, 1 - _RIGHT_INCHES / _WIDTH_INCHES
     groups: list[tuple[list[Patch], int, Literal["lower left", "lower right"], float]]
     groups = [(by_row, columns, "lower left", left), (shades, len(shades), "lower right", right)]
@@ -240,25 +258,7 @@ def _legends(figure: Figure, names: dict[str, Colour | None], columns: int, phas
 def _phases(timelines: Sequence[tuple[str, Timeline]]) -> list[str]:
     units = (span for _, timeline in timelines for span in timeline.spans if span.kind in _UNIT_KINDS)
     found = {ShardUnit.parse(span.unit).phase.value for span in units}
-    return [phase for phase in _TINT if phase in found]
-
-
-def _colours(timelines: Sequence[tuple[str, Timeline]]) -> dict[str, Colour]:
-    """Give each job a colour of its own, the same one in all panels."""
-    from matplotlib import colormaps
-    from matplotlib.colors import to_rgb
-
-    jobs = sorted({span.job for _, timeline in timelines for span in timeline.spans}, key=_natural)
-    palette = _FEW if len(jobs) <= len(_FEW) else _SOME
-    if len(jobs) <= len(palette):
-        return {job: to_rgb(palette[index]) for index, job in enumerate(jobs)}
-    viridis = colormaps["viridis"]
-    return {job: to_rgb(viridis(0.95 * index / (len(jobs) - 1))) for index, job in enumerate(jobs)}
-
-
-def _natural(job: str) -> list[str | int]:
-    """Sort m2 before m10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", job)]
+    return [phase for phase in TINTS if phase in found]
 
 
 def _seconds(seconds: float) -> str:

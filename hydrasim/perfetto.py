@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Event = dict[str, Any]
 
+MEMORY = "memory in use"
+
 _MICROSECONDS = 1e6
 _SHORTEST_S = 1e-9  # times are rounded to it
 _LANES = [Lane.COMPUTE.value, Lane.H2D.value, Lane.D2H.value]
@@ -79,6 +81,22 @@ def write(path: Path, timelines: Sequence[tuple[str, Timeline]]) -> None:
     write_text(path, json.dumps(trace(timelines), allow_nan=False) + "\n")
 
 
+def counters(timeline: Timeline, device: int) -> dict[str, list[tuple[float, float]]]:
+    """Return the counters of a device, or of the host, by name: when each changes, in seconds, and to what.
+
+    Memory is in bytes, rates are in bytes per second; counters that would always be 0 are left out.
+    """
+    spans = timeline.spans if device == HOST else timeline.by_device[device]
+    units = sorted((s for s in spans if s.kind == Kind.COMPUTE.value and device != HOST), key=lambda s: s.start_s)
+    found: dict[str, list[tuple[float, float]]] = {}
+    if any(span.live_bytes for span in units):
+        found[MEMORY] = [(span.start_s, span.live_bytes) for span in units]
+    for name, kinds in (_HOST_RATES if device == HOST else _DEVICE_RATES).items():
+        if points := list(_rates(span for span in spans if span.kind in kinds)):
+            found[name] = points
+    return found
+
+
 def _lanes(timeline: Timeline, device: int) -> dict[str, list[Span]]:
     """Return the spans of a device, or of the host, by the name of their lane."""
     lanes: dict[str, list[Span]] = {} if device == HOST else {lane: [] for lane in _LANES}
@@ -88,15 +106,9 @@ def _lanes(timeline: Timeline, device: int) -> dict[str, list[Span]]:
 
 
 def _counters(timeline: Timeline, device: int, process: int) -> Iterator[Event]:
-    """Yield the counters of a device, or of the host; those that would always be 0 are left out."""
-    spans = timeline.spans if device == HOST else timeline.by_device[device]
-    units = sorted((s for s in spans if s.kind == Kind.COMPUTE.value and device != HOST), key=lambda s: s.start_s)
-    if any(span.live_bytes for span in units):
-        for span in units:
-            yield _counter("memory in use", "bytes", process, span.start_s, span.live_bytes)
-    for name, kinds in (_HOST_RATES if device == HOST else _DEVICE_RATES).items():
-        for at_s, rate in _rates(span for span in spans if span.kind in kinds):
-            yield _counter(name, "bytes per s", process, at_s, rate)
+    for name, points in counters(timeline, device).items():
+        unit = "bytes" if name == MEMORY else "bytes per s"
+        yield from (_counter(name, unit, process, at_s, value) for at_s, value in points)
 
 
 def _rates(copies: Iterable[Span]) -> Iterator[tuple[float, float]]:

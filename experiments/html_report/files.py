@@ -1,0 +1,165 @@
+"""The files that the page is made of, as far as it needs them; each is checked once, as it is read."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+
+from hydrasim.disk import read_text
+from hydrasim.errors import HydraError, shortened
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_json(path: Path, model: type[Model]) -> Model:
+    """Read what a JSON file says, as far as the page needs it.
+
+    Raises:
+        HydraError: it is missing, no JSON, or lacks something; the message says what.
+    """
+    try:
+        return model.model_validate(json.loads(read_text(path, HydraError)))
+    except ValidationError as reason:
+        found = reason.errors(include_url=False)[0]
+        where = ".".join(map(str, found["loc"])) or "it"
+        raise HydraError(shortened(f"{path} is not what the page can show: {where}: {found['msg']}.")) from None
+    except (ValueError, RecursionError) as reason:
+        raise HydraError(shortened(f"{path} is no JSON: {reason}.")) from None
+
+
+class PolicyRow(BaseModel):
+    """A policy or system on a workload; measured_s where its plan was executed, error where it cannot run."""
+
+    policy: str
+    makespan_s: FiniteFloat | None = None
+    ratio_to_bound: FiniteFloat | None = None
+    utilization: FiniteFloat | None = None
+    moved_bytes: int | None = None
+    measured_s: FiniteFloat | None = None
+    error: str | None = None
+
+
+class Comparison(BaseModel):
+    """What `hydrasim compare --json` prints."""
+
+    label: str
+    effects: str = ""
+    bounds: dict[str, FiniteFloat]
+    naive_s: FiniteFloat | None = None
+    rows: list[PolicyRow] = Field(min_length=1)
+    title: str = ""
+    measured_label: str = ""
+
+    @property
+    def bound_s(self) -> float:
+        return max(self.bounds.values(), default=0.0)
+
+    @property
+    def by_makespan(self) -> list[PolicyRow]:
+        """The rows, the shortest makespan first, those that cannot run last."""
+        return sorted(self.rows, key=lambda row: (row.makespan_s is None, row.makespan_s or 0.0))
+
+
+class DemoSummary(BaseModel):
+    """What the page needs of the demo's summary.json."""
+
+    label: str
+    policy: str
+    simulated_makespan_s: FiniteFloat
+    measured_makespan_s: FiniteFloat
+    error_fraction: FiniteFloat
+    worst_policy: str
+    worst_measured_makespan_s: FiniteFloat
+    devices: list[str]
+    losses: dict[str, dict[str, FiniteFloat]]
+    simulated_gain: FiniteFloat
+    measured_gain: FiniteFloat
+    bit_identical: bool
+    policies: dict[str, FiniteFloat | None]
+    lower_bound_s: FiniteFloat
+    naive_s: FiniteFloat
+    provenance: dict[str, Any] = {}
+
+    def comparison(self) -> Comparison:
+        executed = {self.policy: self.measured_makespan_s, self.worst_policy: self.worst_measured_makespan_s}
+        rows = [
+            PolicyRow(
+                policy=name, makespan_s=makespan_s, measured_s=executed.get(name),
+                ratio_to_bound=makespan_s / self.lower_bound_s if makespan_s and self.lower_bound_s else None,
+            )
+            for name, makespan_s in self.policies.items()
+        ]  # fmt: skip
+        return Comparison(
+            label="simulated", bounds={"least": self.lower_bound_s}, naive_s=self.naive_s, rows=rows,
+            title=f"The demo's {len(self.losses)} jobs on {len(self.devices)} devices", measured_label=self.label,
+        )  # fmt: skip
+
+
+class PlanError(BaseModel):
+    """A plan of a validation case: predicted, and every repeat."""
+
+    policy: str
+    simulated_s: FiniteFloat
+    measured_s: list[FiniteFloat] = Field(min_length=1)
+    error_fraction: FiniteFloat
+    naive_error_fraction: FiniteFloat
+    spread_fraction: FiniteFloat
+
+
+class CaseErrors(BaseModel):
+    """A validation case."""
+
+    name: str
+    label: str
+    plans: list[PlanError] = Field(min_length=1)
+
+
+class Fidelity(BaseModel):
+    """What the page needs of the validation's summary.json."""
+
+    labels: list[str]
+    num_cases: int
+    num_plans: int
+    num_runs: int
+    median_error_fraction: FiniteFloat
+    p90_error_fraction: FiniteFloat
+    max_error_fraction: FiniteFloat
+    naive_median_error_fraction: FiniteFloat
+    median_repeat_spread_fraction: FiniteFloat
+    kendall_tau: FiniteFloat | None
+    num_separable_pairs: int
+    regret_fraction: FiniteFloat
+    num_top1: int
+    num_oom: int
+    replay_error_fraction: FiniteFloat
+    cases: list[CaseErrors] = Field(min_length=1)
+
+    @property
+    def reach_fraction(self) -> float:
+        """How far the errors reach from 0 on either side, rounded up to a tenth."""
+        errors = [(plan.error_fraction, plan.naive_error_fraction) for case in self.cases for plan in case.plans]
+        return math.ceil(10 * max(abs(error) for pair in errors for error in pair) + 1e-9) / 10
+
+
+class FigureRun(BaseModel):
+    """How a figure was made: its run.json. source: what of the paper it remakes. smoke: it is a small version."""
+
+    name: str
+    title: str
+    command: str
+    label: str = "unlabelled"
+    source: str = ""
+    note: str | None = None
+    smoke: bool = False
+
+
+class Evidence(BaseModel):
+    """Further results, by the label and command of their summary.json."""
+
+    folder: str = ""
+    label: str
+    command: str
