@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hydrasim.systems.sharded import ShardedOffload, Use, gathering
+from hydrasim.systems.fsdp import implicit_gathering
+from hydrasim.systems.sharded import ShardedOffload, Use
 
 if TYPE_CHECKING:
     from hydrasim.workload import TrainingJob
@@ -15,14 +16,11 @@ if TYPE_CHECKING:
 class FSDPOffload(ShardedOffload):
     """One job at a time on all devices, each layer wrapped in `fully_shard` with `CPUOffloadPolicy`.
 
-    prefetch_layers: how many layers are gathered ahead of the one that computes; FSDP's implicit prefetch is 1. A
-    single rank has none: its copies go on the stream that computes. The last layer stays for its backward
-    (reshard_after_forward=False, as is advised).
+    prefetch_layers: how many layers are gathered ahead of the one that computes; see `implicit_gathering`.
 
     Source: torch 2.13 distributed/fsdp/_fully_shard: CPUOffloadPolicy in _fsdp_api.py, unshard, wait_for_unshard
     and post_backward in _fsdp_param_group.py (one reduce-scatter input outlives its layer), foreach_reduce in
-    _fsdp_collectives.py; pytorch/pytorch pull request 120256, where the step on the host dominates too;
-    pytorch/torchtitan pull request 446 on the last layer.
+    _fsdp_collectives.py; pytorch/pytorch pull request 120256, where the step on the host dominates too.
     """
 
     registered_name = "fsdp-offload"
@@ -32,9 +30,4 @@ class FSDPOffload(ShardedOffload):
         self.require(0, "prefetch_layers")
 
     def gathering(self, job: TrainingJob, num_ranks: int) -> tuple[list[Use], int]:
-        ahead = self.prefetch_layers if num_ranks > 1 else 0
-        return gathering(
-            [shard.parameter_bytes for shard in job.shards],
-            lambda uses, *_: uses <= ahead,
-            lambda shard: shard == len(job.shards) - 1,
-        )
+        return implicit_gathering(job, num_ranks, self.prefetch_layers)

@@ -42,14 +42,15 @@ class Saturn(System):
     ends the mini-batches under way, stores its state from one device, and loads it to one of the new ones; the others
     go on (the released code restarts all). A job that arrives later has all that is left planned again at once.
 
-    techniques: systems, by name; the defaults are Saturn's library, its FSDP with offload. device_counts: those to
-    try, such as 1,2,4,8; "" for all. time_limit_s: of the solver at each plan, see `solve` (the paper gives Gurobi 5
-    minutes). interval_s, threshold_s: of introspection; inf for none. restart_s: what a restart takes beyond copies.
+    techniques: systems, by name, with options if need be, such as fsdp:recompute=false; the defaults are Saturn's
+    library, its FSDP with and without offload. device_counts: those to try, such as 1,2,4,8; "" for all.
+    time_limit_s: of the solver at each plan, see `solve` (the paper gives Gurobi 5 minutes). interval_s, threshold_s:
+    of introspection; inf for none. restart_s: what a restart takes beyond copies.
 
     Source: Nagrecha and Kumar, Saturn (VLDB 2024), sections 3 and 4; knagrecha/saturn, solver/milp.py.
     """
 
-    techniques: str = "ddp,fsdp-offload,gpipe,spilling"
+    techniques: str = "ddp,fsdp,fsdp-offload,gpipe,spilling"
     device_counts: str = ""
     time_limit_s: float = 10.0
     interval_s: float = 1000.0
@@ -68,12 +69,16 @@ class Saturn(System):
             if not re.fullmatch("[1-9][0-9]{0,5}", count.strip()):
                 found = count if len(count) < 20 else f"{count[:20]}..."
                 raise SystemRefused(f"{self.name}: device_counts has {found!r}; write numbers from 1 on, as 1,2,4.")
-        if self.name in self.techniques.split(","):
+        if self.name in (technique.partition(":")[0] for technique in self.techniques.split(",")):
             raise SystemRefused(f"{self.name} cannot be a technique of its own; write other systems' names.")
 
     def library(self) -> dict[str, System]:
-        """Return the techniques by name."""
-        return {name: make_system(name) for name in self.techniques.split(",")}
+        """Return the techniques by what they were asked for."""
+        found = {}
+        for asked in self.techniques.split(","):
+            name, *options = asked.split(":")
+            found[asked] = make_system(name, {key: value for key, _, value in (o.partition("=") for o in options)})
+        return found
 
     def counts(self, num_devices: int) -> list[int]:
         """Return the numbers of devices to try, of so many."""

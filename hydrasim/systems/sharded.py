@@ -1,6 +1,7 @@
 """What data-parallel systems share: a rank a device, and layers that are whole on it only while they are used.
 
-One layer (a shard of the workload) on one rank, the next layers being on their way meanwhile:
+One layer (a shard of the workload) on one rank, the next layers being on their way meanwhile; h2d is for pieces that
+lie in host memory:
 
     h2d      piece 0  piece 1  piece 2 .        .          a piece is 1/n of a layer's parameters
     peer     .        gather 0 gather 1 gather 2 .          together the ranks' pieces are the layer
@@ -107,17 +108,11 @@ def run_pass(
 
 
 @dataclass(frozen=True)
-class ShardedOffload(System):
-    """Parameters, gradients and optimizer state lie in host memory, 1/n with each rank, whose optimizer steps there.
+class Sharded(System):
+    """Layers are gathered before their use and given up after it; in the backward their gradients are reduce-scattered.
 
-    A layer is gathered before its use and given up after it: each rank loads its piece, then all exchange them. In
-    the backward the ranks reduce-scatter a layer's gradients, and each stores its piece. Two layers' gradients fit:
-    a backward waits until those of the last but one are in host memory. When all are, the optimizer steps on the
-    host, and only then the next mini-batch begins. One rank loads and stores all there is, and exchanges nothing.
-
-    A backward's seconds hold the update that SHARP makes on the device; profiles have no number for it alone, so
-    here it is in the time twice. Ranks need no staging memory for pieces. Parameters move at the precision that
-    the workload states.
+    Two layers' gradients fit: a backward waits until those of the last but one are gone. Ranks need no staging memory
+    for pieces. Parameters move at the precision that the workload states.
 
     recompute: keep only each layer's input, and run its forward again before its backward.
     """
@@ -128,12 +123,49 @@ class ShardedOffload(System):
     def gathering(self, job: TrainingJob, num_ranks: int) -> tuple[list[Use], int]:
         """See `gathering`, of the job's shards by this system's rules."""
 
+    @abstractmethod
+    def gather(self, build: Build, shard: int, minibatch: int, after: Sequence[int]) -> list[int]:
+        """Make a layer whole on every rank; after, and what is returned: by rank."""
+
+    @abstractmethod
+    def scatter(self, build: Build, shard: int, minibatch: int, computes: list[int]) -> list[int]:
+        """Sum up a layer's gradients over the ranks, and leave every rank its piece where the optimizer finds it."""
+
     def memory_bytes(self, job: TrainingJob, cluster: Cluster, devices: Sequence[int]) -> list[int]:
         layer_bytes = [shard.parameter_bytes for shard in job.shards]
         gradient_bytes = max((sum(pair) for pair in pairwise(layer_bytes)), default=layer_bytes[0])
         _, gathered_bytes = self.gathering(job, len(devices))
         left = activation_bytes(job, len(devices), recompute=self.recompute)
         return [gathered_bytes + gradient_bytes + left] * len(devices)
+
+    def there_and_back(self, build: Build, minibatch: int) -> list[int]:
+        """Take a mini-batch through the model and back; return by rank what its step follows."""
+        ranks = range(len(build.devices))
+        whole: dict[int, list[int]] = {}  # layer -> by rank, what makes it complete
+        scattered: list[list[int]] = []  # by backward and rank
+        before = load_inputs(build, minibatch)
+        for phase, shard, gathers in self.gathering(build.job, len(ranks))[0]:
+            for layer in gathers:
+                whole[layer] = self.gather(build, layer, minibatch, before)
+            after = [[before[rank], whole[shard][rank], *(last[rank] for last in scattered[-2:-1])] for rank in ranks]
+            recompute = self.recompute and phase is Phase.BACKWARD
+            before = run_pass(build, phase, shard, minibatch, after, recompute=recompute)
+            if phase is Phase.BACKWARD:
+                scattered.append(self.scatter(build, shard, minibatch, before))
+        return scattered[-1]
+
+
+@dataclass(frozen=True)
+class ShardedOffload(Sharded):
+    """Parameters, gradients and optimizer state lie in host memory, 1/n with each rank, whose optimizer steps there.
+
+    To gather a layer each rank loads its piece, then all exchange them; each stores its piece of the gradients. When
+    all are in host memory, the optimizer steps there, and only then the next mini-batch begins. One rank loads and
+    stores all there is, and exchanges nothing.
+
+    A backward's seconds hold the update that SHARP makes on the device; profiles have no number for it alone, so
+    here it is in the time twice.
+    """
 
     def host_bytes(self, job: TrainingJob, cluster: Cluster, devices: Sequence[int]) -> int:
         return sum(2 * shard.parameter_bytes + shard.optimizer_bytes for shard in job.shards)
@@ -146,40 +178,30 @@ class ShardedOffload(System):
         return piece(sum(3 * shard.parameter_bytes + 2 * shard.optimizer_bytes for shard in job.shards), num_ranks)
 
     def minibatch(self, build: Build, minibatch: int) -> None:
-        ranks = range(len(build.devices))
-        whole: dict[int, list[int]] = {}  # layer -> by rank, what makes it complete
-        stored: list[list[int]] = []  # by backward and rank
-        before = load_inputs(build, minibatch)
-        for phase, shard, gathers in self.gathering(build.job, len(ranks))[0]:
-            for layer in gathers:
-                whole[layer] = self._gather(build, layer, minibatch, before)
-            after = [[before[rank], whole[shard][rank], *(last[rank] for last in stored[-2:-1])] for rank in ranks]
-            recompute = self.recompute and phase is Phase.BACKWARD
-            before = run_pass(build, phase, shard, minibatch, after, recompute=recompute)
-            if phase is Phase.BACKWARD:
-                stored.append(self._scatter(build, shard, minibatch, before))
-        nbytes = self.update_bytes(build.job, len(ranks))
+        nbytes = self.update_bytes(build.job, len(build.devices))
+        stored = self.there_and_back(build, minibatch)
         build.barrier = frozenset(
-            build.update(device, nbytes, minibatch, [last])
-            for device, last in zip(build.devices, stored[-1], strict=True)
+            build.update(device, nbytes, minibatch, [last]) for device, last in zip(build.devices, stored, strict=True)
         )
 
-    @staticmethod
-    def _gather(build: Build, shard: int, minibatch: int, after: Sequence[int]) -> list[int]:
-        """Load every rank's piece of a layer, and exchange them."""
+    def gather(self, build: Build, shard: int, minibatch: int, after: Sequence[int]) -> list[int]:
         nbytes, count = build.job.shards[shard].parameter_bytes, len(build.devices)
         loads = [
             build.load(device, piece(nbytes, count), minibatch, [before], shard)
             for device, before in zip(build.devices, after, strict=True)
         ]
-        return loads if count == 1 else build.collective(nbytes, minibatch, loads, shard)
+        return exchange(build, shard, minibatch, loads)
 
-    @staticmethod
-    def _scatter(build: Build, shard: int, minibatch: int, computes: list[int]) -> list[int]:
-        """Sum up a layer's gradients over the ranks, and store every rank's piece."""
+    def scatter(self, build: Build, shard: int, minibatch: int, computes: list[int]) -> list[int]:
         nbytes, count = build.job.shards[shard].parameter_bytes, len(build.devices)
-        parts = computes if count == 1 else build.collective(nbytes, minibatch, computes, shard)
         return [
             build.store(device, piece(nbytes, count), minibatch, [part], shard)
-            for device, part in zip(build.devices, parts, strict=True)
+            for device, part in zip(build.devices, exchange(build, shard, minibatch, computes), strict=True)
         ]
+
+
+def exchange(build: Build, shard: int, minibatch: int, after: Sequence[int]) -> list[int]:
+    """All-gather a layer's parameters or reduce-scatter its gradients; a single rank has all there is."""
+    if len(build.devices) == 1:
+        return list(after)
+    return build.collective(build.job.shards[shard].parameter_bytes, minibatch, after, shard)

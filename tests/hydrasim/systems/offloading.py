@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from hydrasim import Cluster, Device, Link, Shard, Timeline, TrainingJob
@@ -33,14 +34,17 @@ def equal_devices(count: int, *, bus: bool = False, memory_bytes: int = 1 << 20,
 
 
 def minibatch_s(
-    gathers: Sequence[tuple[int, int]], count: int, *, compute: float = 1.0, recompute: bool = True, bus: bool = False
-) -> float:
+    gathers: Sequence[tuple[int, int]], count: int, *, compute: float = 1.0, recompute: bool = True, bus: bool = False,
+    offload: bool = True,
+) -> float:  # fmt: skip
     """Return the seconds of a mini-batch by recurrence over uses: load, gather, compute, scatter, store, update.
 
     gathers: the uses that are gathered for, and the use that each must wait for the end of the one before.
+    offload: whether pieces lie in host memory; otherwise nothing is loaded or stored, and the update has no time of
+    its own.
     """
     sharing = count if bus else 1
-    load, store = LOAD / sharing, (LOAD if bus else STORE) / sharing
+    load, store = (LOAD / sharing, (LOAD if bus else STORE) / sharing) if offload else (math.inf, math.inf)
     num_layers = len(LAYERS)
     h2d = peer = d2h = now = 0.0
 
@@ -68,7 +72,8 @@ def minibatch_s(
         if not forward:
             d2h = max(d2h, exchanged(now, layer)) + LAYERS[layer] / count / store
             stored.append(d2h)
-    return d2h + 7 * sum(LAYERS) / HOST  # 2 x parameters, gradients, 2 x (twice the parameters): read and written
+    update_bytes = 7 * sum(LAYERS)  # 2 x parameters, gradients, 2 x (twice the parameters): read and written
+    return d2h + (update_bytes / HOST if offload else 0.0)
 
 
 def present_bytes(timeline: Timeline, device: int) -> int:

@@ -195,7 +195,7 @@ def test_it_is_no_slower_than_one_job_after_another_at_its_best_on_all_devices(s
     jobs, total_s = random_jobs(seed), 0.0
     for each in jobs.jobs:
         found = []
-        for technique in ("ddp", "fsdp-offload", "gpipe"):
+        for technique in ("ddp", "fsdp", "fsdp-offload", "gpipe"):
             try:
                 found.append(simulate_system(workload(each), cluster, technique, effects="transfers").makespan_s)
             except SystemRefused:
@@ -229,6 +229,7 @@ def test_before_any_plan_it_is_the_technique_that_needs_least():
     ("options", "complaint"),
     [
         ({"techniques": "saturn,ddp"}, "saturn cannot be a technique of its own"),
+        ({"techniques": "ddp,saturn:interval_s=1"}, "saturn cannot be a technique of its own"),
         ({"device_counts": "1,0"}, "device_counts has '0'; write numbers from 1 on"),
         ({"device_counts": "1;2"}, "device_counts has '1;2'"),
         ({"interval_s": "0"}, "interval_s is 0.0; it must be above 0"),
@@ -261,6 +262,17 @@ def test_host_memory_holds_the_state_of_all_jobs_and_what_one_adds():
     for nbytes, needs in ((191, "spilling needs 192"), (127, "saturn needs 128")):
         with pytest.raises(SystemRefused, match=f"{needs} bytes of host memory .* there are {nbytes}"):
             simulate_system(jobs, machine(1, host_memory_bytes=nbytes), Saturn("spilling"))
+
+
+def test_techniques_have_options():
+    # one byte short of keeping what its forwards leave, so A is trained with recomputation, which takes longer
+    shard = Shard(1.0, 2.0, activation_bytes=64, working_bytes=64)
+    jobs, library = workload(TrainingJob("A", (shard,) * 2, 1)), "ddp:recompute=true,ddp:recompute=false"
+    for memory_bytes, technique in ((3 * 64, "ddp:recompute=false"), (3 * 64 - 1, "ddp:recompute=true")):
+        timeline = simulate_system(jobs, Cluster.of(1, Device(memory_bytes)), Saturn(library))
+        assert placed(timeline)["A"][0] == technique
+    with pytest.raises(SystemRefused, match="system ddp has no option 'recompile'"):
+        simulate_system(jobs, machine(1), Saturn("ddp:recompile=true"))
 
 
 def test_a_technique_that_there_is_not_is_refused():
