@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint types exactness nightly validate memory hostile analytic engine gpu ci clean
+.PHONY: help demo test lint types exactness nightly validate memory hostile analytic engine emulated gpu report claims tutorial ci clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -50,9 +50,22 @@ engine: .venv/installed  ## the simulator's speed beside bare SimPy, into result
 hostile: .venv/installed  ## 5,000 random simulations and 200 abused processes, into results/hostile/
 	$(BIN)/python -m experiments.hostile
 
+emulated: .venv/installed  ## small figures of the paper, executed; ten minutes, and they want the machine for themselves
+	for name in fig6 ablation scaling model-size loading-zone; do $(BIN)/hydrasim experiment emulated-$$name || exit; done
+
 gpu: .venv/installed  ## exactness, overlap, profile and validation on a machine with a GPU, into results/gpu/
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python -m experiments.gpu
+
+report: .venv/installed  ## one page of everything in results/ to look at, into results/report.html
+	$(BIN)/hydrasim report results --output results/report.html
+
+# Some of them: make claims QUICK=1, as CI does, or make claims NAMES="fig6-bound demo-exact"
+claims: .venv/installed  ## every claim of CLAIMS.md checked, PASS or FAIL; an hour and a half, two minutes with QUICK=1
+	$(BIN)/python -m experiments.claims $(if $(QUICK),--quick) $(NAMES)
+
+tutorial: .venv/installed  ## run experiments/tutorial.ipynb and keep what it shows; wants the machine for itself
+	$(BIN)/python -m experiments.tutorial
 
 ci: test lint types  ## what .ci/run runs, and a smoke demo
 	$(BIN)/hydrasim demo --smoke --output "$$(mktemp -d)"

@@ -13,7 +13,10 @@ from typer.core import TyperGroup
 
 from experiments import ladder_report, live, machine_report, report, run_tables
 from experiments.estimate import estimate
+from experiments.experiment import experiment
+from experiments.html_report import command as html_report
 from experiments.inputs import Inputs, takes_inputs
+from experiments.optimal import optimal
 from experiments.options import output_option
 from experiments.rivals import (
     SystemName,
@@ -272,12 +275,17 @@ def explain(
 
 
 app.command(epilog="Example: hydrasim machines 8xh100 -o h100.yaml")(machine_report.machines)
+app.command(epilog="Example: hydrasim optimal --preset paper-fig6 --solver milp --json")(optimal)
 app.command(epilog="Example: hydrasim demo")(live.demo)
 app.command(epilog="Example: hydrasim estimate my_jobs.py:jobs --machine 1x4090 --precision bf16 -o profile.json")(
     estimate
 )
+app.command(epilog="Example: hydrasim experiment ablation")(experiment)
 app.command(epilog="Example: hydrasim profile my_jobs.py:jobs --devices 2 --memory 96MiB -o profile.json")(live.profile)
 app.command(epilog="Example: hydrasim execute my_jobs.py:jobs --memory 96MiB --plan plan.json")(live.execute)
+app.command(epilog="Example: hydrasim report --timeline simulated.jsonl --timeline measured.jsonl -o report.html")(
+    html_report.report
+)
 app.command(epilog="Example: hydrasim validate standard --case gpt5-half -o validation")(live.validate)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from experiments.claims.check import check
+from experiments.experiment import draw, make, read_frame
 from experiments.readme import updated
 from hydrasim.schemas import BusFile, ClusterFile, DeviceFile, DiskFile, JobFile, LinkFile, ShardFile, WorkloadFile
 
@@ -66,12 +70,32 @@ def test_every_field_of_a_file_is_documented(index, models):
         assert re.search(rf"\b{name}:", text), name
 
 
-def test_policy_of_the_contributing_guide_runs(tmp_path):
-    (tmp_path / "my_policy.py").write_text(blocks(CONTRIBUTING, "python")[0])
-    (command,) = commands(CONTRIBUTING)
-    done = run([sys.executable, "-m", "experiments.cli", *shlex.split(command)[1:]], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "makespan" in done.stdout
+def test_commands_of_the_contributing_guide_run_on_its_code(tmp_path):
+    for name, code in zip(("my_policy.py", "my_jobs.py"), blocks(CONTRIBUTING, "python"), strict=False):
+        (tmp_path / name).write_text(code)
+        assert name in CONTRIBUTING
+    assert len(commands(CONTRIBUTING)) == 3
+    for command in commands(CONTRIBUTING):
+        done = run([sys.executable, "-m", "experiments.cli", *shlex.split(command)[1:]], tmp_path)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert done.stdout.strip(), command
+
+
+def test_figure_of_the_contributing_guide_is_made(tmp_path):
+    (tmp_path / "devices.py").write_text(blocks(CONTRIBUTING, "python")[2])
+    spec = importlib.util.spec_from_file_location("devices", tmp_path / "devices.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    make("devices", module, tmp_path)
+    draw(module, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} >= {"data.csv", "figure.png", "run.json"}
+    assert read_frame(module, tmp_path)["ratio"].iloc[-1] == 8.0
+
+
+def test_claim_of_the_contributing_guide_holds():
+    code: dict[str, Any] = {}
+    exec(blocks(CONTRIBUTING, "python")[3], code)
+    assert [checked.verdict for checked in check([code["FIFO"]], {})] == ["PASS"]
 
 
 def test_make_targets_named_exist():

@@ -24,6 +24,14 @@ def test_fig6_takes_six():
     assert simulate(fig6(), devices(2), FollowPlan(plan), effects="theory").makespan_s == 6.0
 
 
+def test_left_the_start_to_it_the_solver_proves_the_same():
+    problem, guess, guess_s = posed(*unfair())
+    cold = milp.solve(problem, guess, time_limit_s=0.0, warm_start=False)
+    warm = milp.solve(problem, guess, time_limit_s=0.0)
+    assert (cold.model.makespan_s, warm.model.makespan_s) == (None, pytest.approx(guess_s))
+    assert milp.solve(problem, guess, warm_start=False).bound_s == pytest.approx(4.0, rel=1e-6)
+
+
 def test_a_better_order_than_that_of_arrival():
     problem, guess, guess_s = posed(*unfair())
     assert guess_s == 6.0

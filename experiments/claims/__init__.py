@@ -1,0 +1,1 @@
+"""What the project claims, and the commands that find out whether it is true."""

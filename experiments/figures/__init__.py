@@ -1,0 +1,45 @@
+"""Figures and tables, one a module: `run` makes the table, `draw` the picture, and `ABOUT` says what they are.
+
+A module is found by being here. Its rows are what data.csv holds: they come out the same on every run, but for the
+columns that ABOUT names as measured.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Literal
+
+Label = Literal["simulated", "emulated", "quoted", "measured"]
+
+
+@dataclass(frozen=True)
+class About:
+    """What a figure shows.
+
+    title: a sentence. label: where its numbers come from. source: the paper's figure or table that it remakes, "" for
+    none. note: where it differs from that, and why. measured_columns: what differs from run to run, as wall time does;
+    these are kept in measured.csv. keys: the columns that name a row.
+    """
+
+    title: str
+    label: Label
+    source: str = ""
+    note: str = ""
+    keys: tuple[str, ...] = ()
+    measured_columns: tuple[str, ...] = ()
+
+
+@cache
+def figures() -> dict[str, ModuleType]:
+    """Return the modules of this folder by their names on the command line."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return {name.replace("_", "-"): importlib.import_module(f"{__name__}.{name}") for name in names}
+
+
+def figure_names() -> list[str]:
+    """Return the names of the figures, without importing them."""
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))

@@ -1,0 +1,1 @@
+"""The paper's models, workloads, numbers and worlds, which the figures share."""

@@ -1,0 +1,31 @@
+"""Bars stand where they belong, and none is drawn for what is missing."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+from matplotlib.container import BarContainer
+
+from experiments.paper.drawing import COLOURS, against_paper
+
+
+def test_each_series_has_a_bar_for_each_group_that_it_has_a_value_for():
+    nothing = float("nan")
+    frame = pd.DataFrame(
+        {
+            "system": ["A", "B", "A", "B", "C"],
+            "costs": ["zero-constant", "zero-constant", "calibrated", "calibrated", "none"],
+            "ratio": [1.0, 2.0, 1.5, 2.5, nothing],
+            "paper_ratio": [1.25, nothing, 1.25, nothing, 3.0],
+        }
+    )
+    axes = against_paper(frame, "system", {"ratio": "speedup"}).axes[0]
+    drawn = {
+        bars.get_label(): [bar.get_height() for bar in bars if not math.isnan(bar.get_height())]
+        for bars in axes.containers
+        if isinstance(bars, BarContainer)
+    }
+    assert list(drawn.values()) == [[1.0, 2.0], [1.5, 2.5], [1.25, 3.0]]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["A", "B", "C"]
+    assert len(set(COLOURS.values())) >= 4

@@ -1,0 +1,107 @@
+"""`hydrasim experiment` makes, draws again, checks and refuses."""
+
+from __future__ import annotations
+
+import json
+from types import ModuleType
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from experiments import experiment
+from experiments.cli import app
+from experiments.experiment import check_doubling, draw, make, make_full, read_frame
+from experiments.figures import About, figure_names, figures
+from hydrasim.errors import HydraError
+
+
+def made_up(measured: bool = False) -> ModuleType:
+    """A figure of two points whose ratio depends a little on how long it runs."""
+    module = ModuleType("made_up")
+    columns = ("wall_s",) if measured else ()
+    module.ABOUT = About("Made up", "simulated", keys=("x",), measured_columns=columns)
+    calls: list[float] = []
+
+    def run(smoke: bool = False, *, num_minibatches: int = 200, fresh: bool = False) -> pd.DataFrame:
+        calls.append(len(calls))
+        ratio = 2.0 + (1.0 / num_minibatches if num_minibatches else 0.0)
+        rows = [{"x": x, "costs": "ours", "ratio": ratio * x, "error_fraction": 0.1 * x} for x in (1, 2)]
+        return pd.DataFrame(rows).assign(wall_s=float(calls[-1]), fresh=fresh, smoke=smoke)
+
+    def picture(frame: pd.DataFrame):
+        from experiments.paper.drawing import new_figure
+
+        figure = new_figure()
+        figure.axes[0].plot(frame["x"], frame["ratio"])
+        figure.axes[0].plot(frame["x"], frame["wall_s"])
+        return figure
+
+    module.run, module.draw = run, picture
+    return module
+
+
+def test_a_figure_leaves_its_table_its_picture_and_how_it_came_about(tmp_path):
+    module = made_up(measured=True)
+    make("made-up", module, tmp_path / "made-up", smoke=True, fresh=True)
+    draw(module, tmp_path / "made-up")
+    assert sorted(path.name for path in (tmp_path / "made-up").iterdir()) == [
+        "data.csv", "figure.png", "measured.csv", "run.json",
+    ]  # fmt: skip
+    fields = json.loads((tmp_path / "made-up/run.json").read_text())
+    assert fields["title"] == "Made up"
+    assert fields["command"] == "hydrasim experiment made-up --smoke"
+    assert fields["errors"]["ours"]["max_abs_error_fraction"] == 0.2
+    frame = read_frame(module, tmp_path / "made-up")
+    assert frame["fresh"].all()
+    assert frame["smoke"].all()
+    assert frame["wall_s"].tolist() == [0.0, 0.0]
+
+
+def test_two_runs_give_the_same_bytes_but_for_what_is_measured(tmp_path):
+    module = made_up(measured=True)
+    for folder in ("one", "two"):
+        make("made-up", module, tmp_path / folder)
+    read = {name: [(tmp_path / folder / name).read_bytes() for folder in ("one", "two")]
+            for name in ("data.csv", "measured.csv")}  # fmt: skip
+    assert read["data.csv"][0] == read["data.csv"][1]
+    assert read["measured.csv"][0] != read["measured.csv"][1]
+
+
+def test_doubling_says_how_far_each_ratio_moves_and_full_runs_all(tmp_path):
+    module = made_up()
+    make("made-up", module, tmp_path)
+    both = check_doubling(module, tmp_path)
+    assert both is not None
+    assert both["moved_fraction"].tolist() == pytest.approx([2.0025 / 2.005 - 1] * 2)
+    make_full(module, tmp_path)
+    assert pd.read_csv(tmp_path / "full.csv")["ratio"].tolist() == [2.0, 4.0]
+
+
+def test_the_table_can_be_drawn_again_and_a_missing_one_is_told(tmp_path):
+    with pytest.raises(HydraError, match="without --draw-only"):
+        draw(made_up(), tmp_path)
+
+
+def test_figures_are_found_by_being_there_and_say_what_they_are():
+    assert "end-to-end" in figure_names()
+    for name, module in figures().items():
+        about = module.ABOUT
+        assert about.title, name
+        assert about.keys, name
+        assert about.label in ("simulated", "emulated", "quoted", "measured")
+        assert callable(module.run)
+        assert callable(module.draw)
+
+
+def test_the_command_lists_makes_and_refuses(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "figures", lambda: {"made-up": made_up()})
+    monkeypatch.setattr(experiment, "figure_names", lambda: ["made-up"])
+    runner = CliRunner()
+    assert "Made up" in runner.invoke(app, ["experiment"]).output
+    result = runner.invoke(app, ["experiment", "all", "-o", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "made-up/figure.png").stat().st_size > 1000
+    result = runner.invoke(app, ["experiment", "fig99", "-o", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "no figure is named 'fig99'; there are all, made-up" in result.output
