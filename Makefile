@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint types exactness nightly validate memory hostile analytic engine emulated gpu report claims tutorial ci clean
+.PHONY: help demo test lint types paper exactness nightly validate memory hostile analytic engine emulated gpu report claims tutorial ci clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -49,6 +49,10 @@ engine: .venv/installed  ## the simulator's speed beside bare SimPy, into result
 
 hostile: .venv/installed  ## 5,000 random simulations and 200 abused processes, into results/hostile/
 	$(BIN)/python -m experiments.hostile
+
+# Twice as many mini-batches, to see that no ratio moves: hydrasim experiment NAME --doubling
+paper: .venv/installed  ## every figure and table of the paper, simulated, into results/
+	$(BIN)/hydrasim experiment all
 
 emulated: .venv/installed  ## small figures of the paper, executed; ten minutes, and they want the machine for themselves
 	for name in fig6 ablation scaling model-size loading-zone; do $(BIN)/hydrasim experiment emulated-$$name || exit; done

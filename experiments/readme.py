@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from experiments.paper.table import paper_table
 from experiments.report import percent, signed_percent, size
 from hydrasim.disk import write_text
 
@@ -79,6 +80,35 @@ def abuse_block(memory: dict[str, Any], hostile: dict[str, Any]) -> str:
     )
 
 
+def optimum_block(results: Path) -> str:
+    """Return how far policies are from proven optima, as Markdown, from the table of the figure `optimum`."""
+    import pandas as pd
+
+    frame = pd.read_csv(results / "optimum" / "data.csv")
+    proven = frame[frame["against"] == "optimum"]
+    counts = proven.groupby("transfers")["instance"].nunique()
+    lines = [
+        f"| policy | without transfers ({counts[False]} proven) | with transfers ({counts[True]} proven) |",
+        "|---|---|---|",
+    ]
+    found = proven.groupby(["policy", "transfers"])["ratio"].agg(["median", "max"]).unstack()
+    for policy, row in found.sort_values(("median", True)).iterrows():
+        cells = (f"{row['median', moves]:.3f} ({row['max', moves]:.2f})" for moves in (False, True))
+        lines.append(f"| {policy} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def figures_block(results: Path) -> str:
+    """Return what each figure's folder shows and which command remakes it, as Markdown."""
+    lines = ["| figure | remade by |\n|---|---|\n"]
+    for path in sorted(results.glob("*/run.json")):
+        fields = json.loads(path.read_text())
+        source = f", {fields['source']}" if fields["source"] else ""
+        link = f"[results/{fields['name']}/](results/{fields['name']}/figure.png)"
+        lines.append(f"| {link}: {fields['title']} ({fields['label']}{source}) | `{fields['command']}` |\n")
+    return "".join(lines)
+
+
 def _cores(fields: dict[str, Any]) -> str:
     hosts = {(host["num_cores"], host["cpu"]) for case in fields["cases"] for host in [case["about"]["provenance"]]}
     return "; ".join(f"{num_cores} cores, {cpu}" for num_cores, cpu in sorted(hosts))
@@ -89,6 +119,9 @@ def updated(text: str) -> str:
     made = {
         "demo": demo_block(_summary("demo")),
         "validation": validation_block(_summary("validation")),
+        "paper": paper_table(ROOT / "results"),
+        "optimum": optimum_block(ROOT / "results"),
+        "figures": figures_block(ROOT / "results"),
         "abuse": abuse_block(_summary("memory"), _summary("hostile")),
     }
     for name, block in made.items():

@@ -25,9 +25,9 @@ ABOUT = About(
     title="Precision: speedup of Hydra over rivals, each in fp32 and under fp16 autocast",
     label="simulated",
     source="Fig. 8 (2021, 2022), in whose code Hydra runs autocast; its baselines' precision is unknown",
-    note="On GTX 1080 Ti, which compute fp16 at the rate of fp32, precision changes little. On RTX 2080 Ti it changes more "
-    "than the system does: as released, with Hydra alone under autocast, 23x over model parallelism would be due with "
-    "calibrated costs, of which 7.7x are Hydra's; the printed 7.46x, the same for both cards, goes with equal "
+    note="On GTX 1080 Ti, which compute fp16 at the rate of fp32, precision changes little. On RTX 2080 Ti it changes "
+    "more than the system does: as released, with Hydra alone under autocast, 23x over model parallelism would be due "
+    "at calibrated costs, of which 7.7x are Hydra's; the printed 7.46x, the same for both cards, goes with equal "
     "precision. Calibrated costs take the share of the peak that was fitted in fp32 for fp16 as well.",
     keys=("machine", "rival", "hydra_precision", "rival_precision", "costs"),
 )

@@ -67,7 +67,7 @@ def _bars(axes: Axes, frame: pd.DataFrame, group: str, value: str) -> None:
         places = [place + (order - (len(found) - 1) / 2) * width for place in range(len(groups))]
         drawn = [heights.get(key, math.nan) for key in groups]
         bars = axes.bar(places, drawn, width, label=NAMES.get(name, name), color=COLOURS[name])
-        texts = ["" if math.isnan(height) else f"{height:.2g}" for height in drawn]
+        texts = ["" if math.isnan(height) else f"{height:.3g}" for height in drawn]
         axes.bar_label(bars, texts, fontsize=6, padding=1)
     axes.set_xticks(range(len(groups)), [str(key).replace(" ", "\n") for key in groups], fontsize=7)
     axes.spines[["top", "right"]].set_visible(False)

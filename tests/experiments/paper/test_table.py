@@ -1,0 +1,36 @@
+"""The README's rows are the figures' rows."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from experiments.paper.table import LINES, paper_table
+
+
+def write_tables(folder, calibrated: bool = True) -> None:
+    for figure in {line.figure for line in LINES}:
+        rows: dict[tuple[object, ...], dict[str, object]] = {}
+        for line in (line for line in LINES if line.figure == figure):
+            for costs, ratio in (("zero-constant", 3.0), ("calibrated", 5.0))[: 2 if calibrated else 1]:
+                row = rows.setdefault((costs, *line.row.values()), {**line.row, "costs": costs, "paper_ratio": 4.0})
+                row[line.column] = ratio
+        (folder / figure).mkdir()
+        pd.DataFrame(rows.values()).to_csv(folder / figure / "data.csv", index=False)
+
+
+def test_each_ratio_stands_beside_the_papers_with_the_error_of_each(tmp_path):
+    write_tables(tmp_path)
+    lines = paper_table(tmp_path).splitlines()
+    assert len(lines) == 2 + len(LINES)
+    assert lines[2] == "| Hydra over model parallelism, WikiText-2 | 4 | 3.00 | -25 % | 5.00 | +25 % |"
+
+
+def test_costs_that_a_figure_does_not_have_leave_their_cells_empty(tmp_path):
+    write_tables(tmp_path, calibrated=False)
+    assert paper_table(tmp_path).splitlines()[2].endswith("| 3.00 | -25 % |  |  |")
+
+
+def test_a_figure_that_was_not_made_is_missed(tmp_path):
+    with pytest.raises(FileNotFoundError, match="end-to-end"):
+        paper_table(tmp_path)
