@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ALL = "all"
-_DOTS_PER_INCH = 150
+_DOTS_PER_INCH = 120
 _RATIO = "ratio"  # the column that every figure has whose rows are compared with the paper or each other
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A figure, or `all`; without a name they are listed.")]

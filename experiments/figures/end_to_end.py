@@ -24,12 +24,12 @@ ABOUT = About(
     label="simulated",
     source="Fig. 8 (2021)",
     keys=("task", "system", "costs"),
-    note="With one constant fitted on PyTorch Distributed, WikiText-2, Hydra is held out and comes to within 5 % on that "
-    "task: speedup, hours and utilization. With none, cards compute so fast that links which four of them share decide, "
-    "and on CIFAR-10 they decide in either case: its mini-batches are small beside the weights that move. The paper's "
-    "Hydra does not feel that, at any batch size that its versions state. Baselines recompute layer by layer, as the "
-    "authors' later scripts do. Model+task has two groups, as its printed utilization implies; with as many as fit it "
-    "would have been no weak rival (the row that the paper lacks). FlexFlow is quoted only.",
+    note="With one constant fitted on PyTorch Distributed, WikiText-2, Hydra, held out, comes to within 5 % on that "
+    "task: speedup, hours and utilization. With none, cards compute so fast that links which four of them share "
+    "decide, and on CIFAR-10 they decide in either case: its mini-batches are small beside the weights that move. The"
+    " paper's Hydra does not feel that, at any batch size that its versions state. Baselines recompute layer by "
+    "layer, as the authors' later scripts do. Model+task has two groups, as its printed utilization implies; with as "
+    "many as fit it would have been no weak rival (the row that the paper lacks). FlexFlow is quoted only.",
 )
 
 MACHINE = MACHINES["8x1080ti"]
