@@ -69,12 +69,12 @@ HYDRA = Level("Hydra", 1.0)
 # Without spilling a model's state lies in devices' memory as long as it is trained. The best that such a system can
 # do with many models is to train several at a time, each on as few devices as hold it, and recompute only if it must.
 LEVELS = [
-    Level("no SHARP, no buffering", 13.05, sharp=False, switches=_NO_BUFFER),
-    Level("no buffering", 2.3, switches=_NO_BUFFER),
     HYDRA,
+    Level("no buffering", 2.3, switches=_NO_BUFFER),
     Level("no SHARP", sharp=False),
-    Level("no SHARP, plain copies", 13.05, sharp=False, switches=_PLAIN),
+    Level("no SHARP, no buffering", 13.05, sharp=False, switches=_NO_BUFFER),
     Level("plain copies", 2.3, switches=_PLAIN),
+    Level("no SHARP, plain copies", 13.05, sharp=False, switches=_PLAIN),
     Level("no spilling, recomputing", system=make_system("deepspeed-mp-task", {"recompute": "true"})),
     Level("no spilling, keeping", system=make_system("deepspeed-mp-task")),
 ]

@@ -20,6 +20,7 @@ NAMES = {
     "paper": "paper (quoted)",
     "ours": "simulated",
 }
+MOST_BESIDE = 5  # groups of bars, in a panel that has another beside it, whose names do not run into each other
 
 
 def new_figure(num_rows: int = 1, num_columns: int = 1, *, width: float = 9.0, height: float = 3.6) -> Figure:
@@ -37,10 +38,13 @@ def against_paper(
     """Draw grouped bars: by `group` along the x axis, ours by costs, and the paper's beside them.
 
     values: columns to draw, a row of panels each, with their axis labels; the paper's is the column `paper_NAME`.
-    panel: the column whose values are drawn beside each other.
+    panel: the column whose values are drawn beside each other, or above each other if there are many groups.
     """
     panels = [None] if panel is None else list(dict.fromkeys(frame[panel]))
-    figure = new_figure(len(values), len(panels), width=max(7.0, 5.5 * len(panels)), height=3.2)
+    if stacked := frame[group].nunique() > MOST_BESIDE:
+        figure = new_figure(len(values) * len(panels), width=9.0, height=2.4)
+    else:
+        figure = new_figure(len(values), len(panels), width=max(7.0, 5.5 * len(panels)), height=3.2)
     for row, (value, axis_label) in enumerate(values.items()):
         for column, chosen in enumerate(panels):
             axes = figure.axes[row * len(panels) + column]
@@ -48,7 +52,7 @@ def against_paper(
             _bars(axes, part, group, value)
             axes.set_ylabel(axis_label)
             axes.set_xlabel(label)
-            if chosen is not None and not row:
+            if chosen is not None and (stacked or not row):
                 axes.set_title(str(chosen))
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)

@@ -29,3 +29,19 @@ def test_each_series_has_a_bar_for_each_group_that_it_has_a_value_for():
     assert list(drawn.values()) == [[1.0, 2.0], [1.5, 2.5], [1.25, 3.0]]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["A", "B", "C"]
     assert len(set(COLOURS.values())) >= 4
+
+
+def test_panels_of_many_groups_stand_above_each_other():
+    many, few = ([str(number) for number in range(count)] for count in (8, 3))
+    for groups, num_columns in ((many, 1), (few, 2)):
+        frame = pd.DataFrame(
+            [
+                {"system": group, "task": task, "costs": "calibrated", "ratio": 1.0}
+                for task in ("text", "images")
+                for group in groups
+            ]
+        )
+        figure = against_paper(frame, "system", {"ratio": "speedup"}, panel="task")
+        assert [axes.get_title() for axes in figure.axes] == ["text", "images"]
+        spec = figure.axes[0].get_subplotspec()
+        assert spec is not None and spec.get_gridspec().ncols == num_columns
