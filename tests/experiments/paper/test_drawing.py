@@ -44,4 +44,5 @@ def test_panels_of_many_groups_stand_above_each_other():
         figure = against_paper(frame, "system", {"ratio": "speedup"}, panel="task")
         assert [axes.get_title() for axes in figure.axes] == ["text", "images"]
         spec = figure.axes[0].get_subplotspec()
-        assert spec is not None and spec.get_gridspec().ncols == num_columns
+        assert spec is not None
+        assert spec.get_gridspec().ncols == num_columns
