@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from experiments import report
-from experiments.figures import figure_names, figures
+from experiments.figures import figure_names, figures, note
 from experiments.options import output_folder
 from hydrasim.disk import make_folder, write_text
 from hydrasim.errors import HydraError
@@ -87,7 +87,7 @@ def make(name: str, module: ModuleType, folder: Path, *, smoke: bool = False, fr
         "title": about.title,
         "label": about.label,
         "source": about.source,
-        "note": about.note,
+        "note": "" if smoke else note(module, frame),
         "command": f"hydrasim experiment {name}{' --smoke' if smoke else ''}",
         "smoke": smoke,
         "seconds": round(time.monotonic() - started, 1),

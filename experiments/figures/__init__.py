@@ -1,7 +1,7 @@
 """Figures and tables, one a module: `run` makes the table, `draw` the picture, and `ABOUT` says what they are.
 
 A module is found by being here. Its rows are what data.csv holds: they come out the same on every run, but for the
-columns that ABOUT names as measured.
+columns that ABOUT names as measured. If its note has numbers of ours, `facts` takes them from the table.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import pkgutil
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-Label = Literal["simulated", "emulated", "quoted", "measured"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+Label = Literal["simulated", "emulated", "analytic"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class About:
     """What a figure shows.
 
     title: a sentence. label: where its numbers come from. source: the paper's figure or table that it remakes, "" for
-    none. note: where it differs from that, and why. measured_columns: what differs from run to run, as wall time does;
+    none. note: where it differs from that, and why; its {fields} are filled from the module's `facts(frame)`, so that
+    no number in it can go stale. measured_columns: what differs from run to run, as wall time does;
     these are kept in measured.csv. keys: the columns that name a row.
     """
 
@@ -31,6 +35,13 @@ class About:
     note: str = ""
     keys: tuple[str, ...] = ()
     measured_columns: tuple[str, ...] = ()
+
+
+def note(module: ModuleType, frame: pd.DataFrame) -> str:
+    """Return a figure's note with what its table says."""
+    facts = module.facts(frame) if hasattr(module, "facts") else {}
+    text: str = module.ABOUT.note.format(**facts)
+    return text
 
 
 @cache
