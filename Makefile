@@ -51,11 +51,13 @@ hostile: .venv/installed  ## 5,000 random simulations and 200 abused processes, 
 	$(BIN)/python -m experiments.hostile
 
 # Twice as many mini-batches, to see that no ratio moves: hydrasim experiment NAME --doubling
-paper: .venv/installed  ## every figure and table of the paper, simulated, into results/
+paper: .venv/installed  ## every figure and table of the paper, simulated, into results/ and the README
 	$(BIN)/hydrasim experiment all
+	$(BIN)/python -m experiments.readme
 
 emulated: .venv/installed  ## small figures of the paper, executed; ten minutes, and they want the machine for themselves
 	for name in fig6 ablation scaling model-size loading-zone; do $(BIN)/hydrasim experiment emulated-$$name || exit; done
+	$(BIN)/python -m experiments.readme
 
 gpu: .venv/installed  ## exactness, overlap, profile and validation on a machine with a GPU, into results/gpu/
 	$(BIN)/python -m pytest -m gpu

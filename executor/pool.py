@@ -10,6 +10,8 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
 
+import cloudpickle
+
 from executor.devices import CpuDevice, Device
 from executor.devices.cpu import LinkClock
 from executor.errors import ExecutionError
@@ -57,7 +59,7 @@ class DevicePool:
         for index, (worker, setup) in enumerate(zip(self.workers, setups, strict=True)):
             link_fd = self._link(index)
             with _named(worker, f"the worker of device {index}"):
-                worker.connection.send(setup)
+                worker.connection.send_bytes(cloudpickle.dumps(setup))  # a device may be of a class in __main__
                 worker.send_fd(store_fd)
                 if link_fd is not None:
                     worker.send_fd(link_fd)

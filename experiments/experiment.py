@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from experiments import report
-from experiments.figures import figure_names, figures, note
+from experiments.figures import figure, figure_names, note
 from experiments.options import output_folder
-from hydrasim.disk import make_folder, write_text
+from experiments.report import percent
+from hydrasim.disk import make_folder, replacing, write_text
 from hydrasim.errors import HydraError
 
 if TYPE_CHECKING:
@@ -22,15 +23,22 @@ if TYPE_CHECKING:
 
 ALL = "all"
 _DOTS_PER_INCH = 120
-_RATIO = "ratio"  # the column that every figure has whose rows are compared with the paper or each other
+_RATIO = "ratio"  # what the name of a column of ratios begins with
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A figure, or `all`; without a name they are listed.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Tiny worlds: that it runs, not what it shows.")]
 DrawOnly = Annotated[bool, typer.Option("--draw-only", help="Draw again from the data that is there.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Solve again what solvers have solved before.")]
-Doubling = Annotated[bool, typer.Option("--doubling", help="Also with twice as many mini-batches; into doubling.csv.")]
+Doubling = Annotated[
+    bool, typer.Option("--doubling", help="Also with twice as many mini-batches, to see that ratios stay.")
+]
 FullLength = Annotated[bool, typer.Option("--full", help="Also with every mini-batch; into full.csv.")]
-Results = Annotated[Path, output_folder("--output", "-o", text="Where each figure gets a folder.")]
+Results = Annotated[
+    Path | None,
+    output_folder(
+        "--output", "-o", text="Where each figure gets a folder; [bold]results[/], or results/smoke for --smoke."
+    ),
+]
 
 
 def experiment(
@@ -40,7 +48,7 @@ def experiment(
     fresh: Fresh = False,
     doubling: Doubling = False,
     full: FullLength = False,
-    output: Results = Path("results"),
+    output: Results = None,
 ) -> None:
     """Make a figure or table: data.csv, figure.png and run.json in a folder of its name.
 
@@ -49,25 +57,31 @@ def experiment(
     if not name:
         report.print_table(
             ("figure", "what it shows", "of the paper", "label"),
-            [(key, made.ABOUT.title, made.ABOUT.source, made.ABOUT.label) for key, made in figures().items()],
+            [(key, about.title, about.source, about.label) for key in figure_names() for about in [figure(key).ABOUT]],
             text=True,
         )
         return
     if name != ALL and name not in figure_names():
         raise HydraError(f"no figure is named {name!r}; there are {ALL}, {', '.join(figure_names())}.")
+    if smoke and (doubling or full):
+        raise HydraError("--smoke makes tiny worlds, of which --doubling and --full tell nothing; leave one out.")
+    output = output or (Path("results/smoke") if smoke else Path("results"))
     # What is executed takes the machine for itself, and is not remade with the rest: `make emulated`.
-    names = [key for key, made in figures().items() if made.ABOUT.label != "emulated"] if name == ALL else [name]
+    names = [key for key in figure_names() if figure(key).ABOUT.label != "emulated"] if name == ALL else [name]
     with report.step_progress(len(names), "figures", quiet=False) as advance:
         for key in names:
-            module, folder = figures()[key], output / key
+            module, folder = figure(key), output / key
             if not draw_only:
                 make(key, module, folder, smoke=smoke, fresh=fresh)
-            if doubling:
-                check_doubling(module, folder)
-            if full:
-                make_full(module, folder)
             draw(module, folder)
             typer.echo(f"{key}: {folder / 'figure.png'}")
+            if (doubling or full) and not _takes(module, "num_minibatches"):
+                typer.echo(f"{key}: it simulates no mini-batches; nothing to double or to run at full length.")
+            else:
+                if doubling:
+                    typer.echo(f"{key}: {check_doubling(module, folder)}")
+                if full:
+                    make_full(module, folder)
             if advance is not None:
                 advance(1)
 
@@ -75,7 +89,7 @@ def experiment(
 def make(name: str, module: ModuleType, folder: Path, *, smoke: bool = False, fresh: bool = False) -> None:
     """Run a figure and write its table and how it came about."""
     make_folder(folder)
-    options = {"fresh": True} if fresh and "fresh" in inspect.signature(module.run).parameters else {}
+    options = {"fresh": True} if fresh and _takes(module, "fresh") else {}
     started = time.monotonic()
     frame = module.run(smoke, **options)
     about = module.ABOUT
@@ -102,9 +116,9 @@ def draw(module: ModuleType, folder: Path) -> None:
     Raises:
         HydraError: there is no table.
     """
-    frame = read_frame(module, folder)
-    figure = module.draw(frame)
-    figure.savefig(folder / "figure.png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
+    picture = module.draw(read_frame(module, folder))
+    with replacing(folder / "figure.png") as temporary:
+        picture.savefig(temporary, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
 
 
 def read_frame(module: ModuleType, folder: Path) -> pd.DataFrame:
@@ -115,35 +129,54 @@ def read_frame(module: ModuleType, folder: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
+    keys = list(module.ABOUT.keys)
     try:
         frame = pd.read_csv(folder / "data.csv", keep_default_na=True)
         if module.ABOUT.measured_columns:
-            frame = frame.merge(pd.read_csv(folder / "measured.csv"), on=list(module.ABOUT.keys), how="left")
+            frame = frame.merge(pd.read_csv(folder / "measured.csv"), on=keys, how="left")
     except (OSError, ValueError, KeyError) as reason:
         raise HydraError(f"{folder} holds no table of this figure; run it without --draw-only first.") from reason
+    if lacking := [key for key in keys if key not in frame]:
+        raise HydraError(
+            f"{folder / 'data.csv'} is not this figure's table: it lacks {', '.join(lacking)}; "
+            "run the figure without --draw-only."
+        )
     return frame
 
 
-def check_doubling(module: ModuleType, folder: Path) -> pd.DataFrame | None:
-    """Run a figure with twice as many mini-batches, and write how far each ratio moves."""
+def check_doubling(module: ModuleType, folder: Path) -> str:
+    """Run a figure with twice as many mini-batches; write how far each ratio moves, and say which moves farthest."""
     from experiments.paper.runs import STEADY_MINIBATCHES
 
-    if "num_minibatches" not in inspect.signature(module.run).parameters:
-        return None
     keys = list(module.ABOUT.keys)
-    frame = read_frame(module, folder)[[*keys, _RATIO]]
-    twice = module.run(False, num_minibatches=2 * STEADY_MINIBATCHES)[[*keys, _RATIO]]
-    both = frame.merge(twice.rename(columns={_RATIO: "ratio_of_twice_as_many"}), on=keys)
-    both["moved_fraction"] = both["ratio_of_twice_as_many"] / both[_RATIO] - 1
+    both = ratios(module, read_frame(module, folder)).merge(
+        ratios(module, module.run(False, num_minibatches=2 * STEADY_MINIBATCHES)),
+        on=[*keys, "what"],
+        suffixes=("", "_of_twice_as_many"),
+    )
+    both["moved_fraction"] = both["value_of_twice_as_many"] / both["value"] - 1
     write_csv(both, folder / "doubling.csv")
-    return both
+    farthest = both.loc[both["moved_fraction"].abs().idxmax()]
+    where = ", ".join(str(farthest[key]) for key in keys)
+    return (
+        f"with twice as many mini-batches no ratio moves by more than {percent(abs(farthest['moved_fraction']), 2)}, \
+{farthest['what']} at {where}."
+    )
+
+
+def ratios(module: ModuleType, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a ratio that the figure has: its keys, in `what` column it is, and its `value`."""
+    columns = [name for name in frame if name.startswith(_RATIO) and frame[name].dtype.kind == "f"]
+    return frame.melt(list(module.ABOUT.keys), columns, var_name="what").dropna(subset=["value"])
 
 
 def make_full(module: ModuleType, folder: Path) -> None:
     """Run a figure with every mini-batch of every job."""
-    if "num_minibatches" not in inspect.signature(module.run).parameters:
-        raise HydraError(f"{module.__name__} has no mini-batches to extend.")
     write_csv(module.run(False, num_minibatches=0), folder / "full.csv")
+
+
+def _takes(module: ModuleType, option: str) -> bool:
+    return option in inspect.signature(module.run).parameters
 
 
 def error_summary(frame: pd.DataFrame) -> dict[str, Any]:

@@ -99,14 +99,22 @@ def optimum_block(results: Path) -> str:
 
 
 def figures_block(results: Path) -> str:
-    """Return what each figure's folder shows and which command remakes it, as Markdown."""
-    lines = ["| figure | remade by |\n|---|---|\n"]
+    """Return what each figure's folder shows, how far twice as many mini-batches move its ratios, and its command."""
+    lines = ["| figure | remade by | doubling mini-batches moves ratios by |\n|---|---|---|\n"]
     for path in sorted(results.glob("*/run.json")):
         fields = json.loads(path.read_text())
         source = f", {fields['source']}" if fields["source"] else ""
         link = f"[results/{fields['name']}/](results/{fields['name']}/figure.png)"
-        lines.append(f"| {link}: {fields['title']} ({fields['label']}{source}) | `{fields['command']}` |\n")
+        what = f"{link}: {fields['title']} ({fields['label']}{source})"
+        lines.append(f"| {what} | `{fields['command']}` | {_moved(path.parent / 'doubling.csv')} |\n")
     return "".join(lines)
+
+
+def _moved(path: Path) -> str:
+    """Say how far the ratios of a doubling.csv move at most, if there is one."""
+    import pandas as pd
+
+    return f"{percent(pd.read_csv(path)['moved_fraction'].abs().max(), 2)}" if path.exists() else ""
 
 
 def _cores(fields: dict[str, Any]) -> str:

@@ -7,7 +7,9 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,7 +17,10 @@ import pytest
 from experiments.claims.check import check
 from experiments.experiment import draw, make, read_frame
 from experiments.readme import updated
+from hydrasim import Link, simulate
+from hydrasim.presets import paper_fig7
 from hydrasim.schemas import BusFile, ClusterFile, DeviceFile, DiskFile, JobFile, LinkFile, ShardFile, WorkloadFile
+from hydrasim.systems import simulate_system
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -39,6 +44,18 @@ def write_worlds(folder: Path) -> None:
 
 def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def imported(path: Path, code: str) -> ModuleType:
+    """Write a module and import it from there."""
+    path.write_text(code)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("index", range(len(blocks(README, "python"))))
@@ -82,10 +99,7 @@ def test_commands_of_the_contributing_guide_run_on_its_code(tmp_path):
 
 
 def test_figure_of_the_contributing_guide_is_made(tmp_path):
-    (tmp_path / "devices.py").write_text(blocks(CONTRIBUTING, "python")[2])
-    spec = importlib.util.spec_from_file_location("devices", tmp_path / "devices.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = imported(tmp_path / "devices.py", blocks(CONTRIBUTING, "python")[2])
     make("devices", module, tmp_path)
     draw(module, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} >= {"data.csv", "figure.png", "run.json"}
@@ -96,6 +110,22 @@ def test_claim_of_the_contributing_guide_holds():
     code: dict[str, Any] = {}
     exec(blocks(CONTRIBUTING, "python")[3], code)
     assert [checked.verdict for checked in check([code["FIFO"]], {})] == ["PASS"]
+
+
+def test_system_of_the_contributing_guide_trains_slower_than_sharp(tmp_path):
+    code = imported(tmp_path / "my_system.py", blocks(CONTRIBUTING, "python")[4])
+    preset = paper_fig7(4, 2, units_scale=0.01)
+    link = Link(1e9)
+    cluster = replace(preset.cluster, devices=tuple(replace(d, h2d=link, d2h=link) for d in preset.cluster.devices))
+    timeline = simulate_system(preset.workload, cluster, code.LayerSwapping(), effects="transfers")
+    assert timeline.makespan_s > simulate(preset.workload, cluster, "sharded-lrtf", effects="transfers").makespan_s
+    assert {span.device for span in timeline.spans} >= {0, 1}
+
+
+def test_device_of_the_contributing_guide_trains(tmp_path):
+    (tmp_path / "my_device.py").write_text(blocks(CONTRIBUTING, "python")[5])
+    done = run([sys.executable, "my_device.py"], tmp_path)
+    assert done.stdout.strip() == "finished", done.stderr
 
 
 def test_make_targets_named_exist():

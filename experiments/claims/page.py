@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from experiments.claims.check import Checked
 from experiments.claims.claim import Claim
-from experiments.report import percent
+from experiments.report import percent, signed_percent
 
 _GPU = "no GPU has run this"
 _HEAD = """# Claims
@@ -18,14 +18,15 @@ This page is written from [experiments/claims/](experiments/claims/) by `python 
 
 - *seen* is what the command came to when it was last recorded; `--update` writes it, nobody types it. `--committed`
   checks the files that are in [results/](results/) instead of running anything, which takes a second.
-- *+-* is around what was seen; *at most* and *at least* are promises, whatever was seen.
+- *+-* is around what was seen: PASS says that our value is still that, not that the paper's is; how far they are
+  apart stands beside the paper's. *at most* and *at least* are promises, whatever was seen.
 - *simulated*: by the simulator; *emulated*: really trained, on worker processes with a memory budget; *measured*: by
   the clock or by counting what happened; *analytic*: counted beforehand. The paper's value is quoted.
 - Not claimed: anything about GPUs. {gpu} waits for a machine that has one, and says NOT RUN anywhere else.
 
 `$OUT` is an empty folder: `export OUT=$(mktemp -d)`; what lies in it lies in results/, too. Minutes are of two cores.
 
-| claim | expected | seen | paper | label | minutes |
+| claim | expected | seen | paper (ours) | label | minutes |
 |---|---|---|---|---|---|
 """
 
@@ -71,9 +72,8 @@ def markdown(claims: Sequence[Claim], seen: Mapping[str, float]) -> str:
 
 def _row(claim: Claim, seen: float | None) -> str:
     quick = ", quick" if claim.quick else ""
-    paper = "" if claim.paper is None else shown(claim, claim.paper)
     cells = (
-        f"**{claim.name}**: {claim.text}", expected(claim, seen), _seen(claim, seen), paper, claim.label,
+        f"**{claim.name}**: {claim.text}", expected(claim, seen), _seen(claim, seen), _paper(claim, seen), claim.label,
         f"{claim.minutes:g}{quick}",
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"
@@ -83,6 +83,14 @@ def _seen(claim: Claim, seen: float | None) -> str:
     if seen is None:
         return _GPU if claim.gpu else "not recorded"
     return shown(claim, seen)
+
+
+def _paper(claim: Claim, seen: float | None) -> str:
+    """Return the paper's value, and how far ours is from it."""
+    if claim.paper is None:
+        return ""
+    ours = "" if seen is None else f" ({signed_percent(seen / claim.paper - 1)})"
+    return shown(claim, claim.paper) + ours
 
 
 def _command(command: str, claims: Sequence[Claim]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from dataclasses import dataclass
-from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
@@ -44,13 +43,11 @@ def note(module: ModuleType, frame: pd.DataFrame) -> str:
     return text
 
 
-@cache
-def figures() -> dict[str, ModuleType]:
-    """Return the modules of this folder by their names on the command line."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    return {name.replace("_", "-"): importlib.import_module(f"{__name__}.{name}") for name in names}
-
-
 def figure_names() -> list[str]:
-    """Return the names of the figures, without importing them."""
+    """Return the names of the figures on the command line."""
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+
+
+def figure(name: str) -> ModuleType:
+    """Return the module of a figure."""
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")

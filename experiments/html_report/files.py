@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
@@ -13,6 +13,10 @@ from hydrasim.disk import read_text
 from hydrasim.errors import HydraError, shortened
 
 Model = TypeVar("Model", bound=BaseModel)
+
+# What can be shown and divided without running over: thirty thousand years, and a million times too much.
+Seconds = Annotated[float, Field(ge=0.0, le=1e12)]
+Fraction = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
 def read_json(path: Path, model: type[Model]) -> Model:
@@ -35,11 +39,11 @@ class PolicyRow(BaseModel):
     """A policy or system on a workload; measured_s where its plan was executed, error where it cannot run."""
 
     policy: str
-    makespan_s: FiniteFloat | None = None
+    makespan_s: Seconds | None = None
     ratio_to_bound: FiniteFloat | None = None
     utilization: FiniteFloat | None = None
     moved_bytes: int | None = None
-    measured_s: FiniteFloat | None = None
+    measured_s: Seconds | None = None
     error: str | None = None
 
 
@@ -48,8 +52,8 @@ class Comparison(BaseModel):
 
     label: str
     effects: str = ""
-    bounds: dict[str, FiniteFloat]
-    naive_s: FiniteFloat | None = None
+    bounds: dict[str, Seconds]
+    naive_s: Seconds | None = None
     rows: list[PolicyRow] = Field(min_length=1)
     title: str = ""
     measured_label: str = ""
@@ -69,19 +73,19 @@ class DemoSummary(BaseModel):
 
     label: str
     policy: str
-    simulated_makespan_s: FiniteFloat
-    measured_makespan_s: FiniteFloat
-    error_fraction: FiniteFloat
+    simulated_makespan_s: Seconds
+    measured_makespan_s: Seconds
+    error_fraction: Fraction
     worst_policy: str
-    worst_measured_makespan_s: FiniteFloat
+    worst_measured_makespan_s: Seconds
     devices: list[str]
     losses: dict[str, dict[str, FiniteFloat]]
     simulated_gain: FiniteFloat
     measured_gain: FiniteFloat
     bit_identical: bool
-    policies: dict[str, FiniteFloat | None]
-    lower_bound_s: FiniteFloat
-    naive_s: FiniteFloat
+    policies: dict[str, Seconds | None] = Field(min_length=1)
+    lower_bound_s: Annotated[float, Field(ge=1e-9, le=1e12)]
+    naive_s: Seconds
     provenance: dict[str, Any] = {}
 
     def comparison(self) -> Comparison:
@@ -89,7 +93,7 @@ class DemoSummary(BaseModel):
         rows = [
             PolicyRow(
                 policy=name, makespan_s=makespan_s, measured_s=executed.get(name),
-                ratio_to_bound=makespan_s / self.lower_bound_s if makespan_s and self.lower_bound_s else None,
+                ratio_to_bound=makespan_s / self.lower_bound_s if makespan_s else None,
             )
             for name, makespan_s in self.policies.items()
         ]  # fmt: skip
@@ -103,11 +107,11 @@ class PlanError(BaseModel):
     """A plan of a validation case: predicted, and every repeat."""
 
     policy: str
-    simulated_s: FiniteFloat
-    measured_s: list[FiniteFloat] = Field(min_length=1)
-    error_fraction: FiniteFloat
-    naive_error_fraction: FiniteFloat
-    spread_fraction: FiniteFloat
+    simulated_s: Seconds
+    measured_s: list[Seconds] = Field(min_length=1)
+    error_fraction: Fraction
+    naive_error_fraction: Fraction
+    spread_fraction: Fraction
 
 
 class CaseErrors(BaseModel):
@@ -125,17 +129,17 @@ class Fidelity(BaseModel):
     num_cases: int
     num_plans: int
     num_runs: int
-    median_error_fraction: FiniteFloat
-    p90_error_fraction: FiniteFloat
-    max_error_fraction: FiniteFloat
-    naive_median_error_fraction: FiniteFloat
-    median_repeat_spread_fraction: FiniteFloat
+    median_error_fraction: Fraction
+    p90_error_fraction: Fraction
+    max_error_fraction: Fraction
+    naive_median_error_fraction: Fraction
+    median_repeat_spread_fraction: Fraction
     kendall_tau: FiniteFloat | None
     num_separable_pairs: int
-    regret_fraction: FiniteFloat
+    regret_fraction: Fraction
     num_top1: int
     num_oom: int
-    replay_error_fraction: FiniteFloat
+    replay_error_fraction: Fraction
     cases: list[CaseErrors] = Field(min_length=1)
 
     @property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from dataclasses import replace
 from types import ModuleType
 
 import pandas as pd
@@ -12,7 +14,7 @@ from typer.testing import CliRunner
 from experiments import experiment
 from experiments.cli import app
 from experiments.experiment import check_doubling, draw, make, make_full, read_frame
-from experiments.figures import About, figure_names, figures
+from experiments.figures import About, figure, figure_names
 from hydrasim.errors import HydraError
 
 
@@ -26,7 +28,16 @@ def made_up(measured: bool = False) -> ModuleType:
     def run(smoke: bool = False, *, num_minibatches: int = 200, fresh: bool = False) -> pd.DataFrame:
         calls.append(len(calls))
         ratio = 2.0 + (1.0 / num_minibatches if num_minibatches else 0.0)
-        rows = [{"x": x, "costs": "ours", "ratio": ratio * x, "error_fraction": 0.1 * x} for x in (1, 2)]
+        rows = [
+            {
+                "x": x,
+                "costs": "ours",
+                "ratio": ratio * x,
+                "ratio_keeping": (ratio - 1) ** (x - 1),
+                "error_fraction": 0.1 * x,
+            }
+            for x in (1, 2)
+        ]
         return pd.DataFrame(rows).assign(wall_s=float(calls[-1]), fresh=fresh, smoke=smoke)
 
     def picture(frame: pd.DataFrame):
@@ -71,9 +82,11 @@ def test_two_runs_give_the_same_bytes_but_for_what_is_measured(tmp_path):
 def test_doubling_says_how_far_each_ratio_moves_and_full_runs_all(tmp_path):
     module = made_up()
     make("made-up", module, tmp_path)
-    both = check_doubling(module, tmp_path)
-    assert both is not None
-    assert both["moved_fraction"].tolist() == pytest.approx([2.0025 / 2.005 - 1] * 2)
+    said = check_doubling(module, tmp_path)
+    moved = pd.read_csv(tmp_path / "doubling.csv").set_index(["what", "x"])["moved_fraction"]
+    assert moved["ratio"].tolist() == pytest.approx([2.0025 / 2.005 - 1] * 2)
+    assert moved["ratio_keeping"].tolist() == pytest.approx([0, 1.0025 / 1.005 - 1], abs=1e-9)
+    assert said == "with twice as many mini-batches no ratio moves by more than 0.25 %, ratio_keeping at 2."
     make_full(module, tmp_path)
     assert pd.read_csv(tmp_path / "full.csv")["ratio"].tolist() == [2.0, 4.0]
 
@@ -83,20 +96,28 @@ def test_the_table_can_be_drawn_again_and_a_missing_one_is_told(tmp_path):
         draw(made_up(), tmp_path)
 
 
+def test_a_damaged_table_is_told(tmp_path):
+    (tmp_path / "data.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(HydraError, match="is not this figure's table: it lacks x"):
+        draw(made_up(), tmp_path)
+
+
 def test_figures_are_found_by_being_there_and_say_what_they_are():
     assert "end-to-end" in figure_names()
-    for name, module in figures().items():
+    for name in figure_names():
+        module = figure(name)
         about = module.ABOUT
         assert about.title, name
         assert about.keys, name
-        assert about.label in ("simulated", "emulated", "quoted", "measured")
-        assert callable(module.run)
+        assert about.label in ("simulated", "emulated", "analytic")
         assert callable(module.draw)
+        assert inspect.signature(module.run).parameters["smoke"].default is False, name
 
 
 def test_the_command_lists_makes_and_refuses(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "figures", lambda: {"made-up": made_up()})
+    monkeypatch.setattr(experiment, "figure", lambda name: made_up())
     monkeypatch.setattr(experiment, "figure_names", lambda: ["made-up"])
+    monkeypatch.chdir(tmp_path)
     runner = CliRunner()
     assert "Made up" in runner.invoke(app, ["experiment"]).output
     result = runner.invoke(app, ["experiment", "all", "-o", str(tmp_path)])
@@ -105,3 +126,38 @@ def test_the_command_lists_makes_and_refuses(tmp_path, monkeypatch):
     result = runner.invoke(app, ["experiment", "fig99", "-o", str(tmp_path)])
     assert result.exit_code == 2
     assert "no figure is named 'fig99'; there are all, made-up" in result.output
+    result = runner.invoke(app, ["experiment", "made-up", "--smoke", "--doubling"])
+    assert result.exit_code == 2
+    assert "--doubling and --full tell nothing" in " ".join(result.output.split())
+
+
+def test_a_smoke_run_leaves_results_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "figure", lambda name: made_up())
+    monkeypatch.setattr(experiment, "figure_names", lambda: ["made-up"])
+    monkeypatch.chdir(tmp_path)
+    for options in ([], ["--smoke"]):
+        assert CliRunner().invoke(app, ["experiment", "made-up", *options]).exit_code == 0
+    kept, smoke = (json.loads((tmp_path / folder / "made-up/run.json").read_text())
+                   for folder in ("results", "results/smoke"))  # fmt: skip
+    assert not kept["smoke"]
+    assert smoke["smoke"]
+
+
+def test_a_note_takes_its_numbers_from_the_table(tmp_path):
+    module = made_up()
+    module.ABOUT = replace(module.ABOUT, note="Twice as large: {most:.1f}.")
+    module.facts = lambda frame: {"most": frame["ratio"].max()}
+    for smoke, note in ((False, "Twice as large: 4.0."), (True, "")):
+        make("made-up", module, tmp_path, smoke=smoke)
+        assert json.loads((tmp_path / "run.json").read_text())["note"] == note
+
+
+def test_what_simulates_no_minibatches_has_nothing_to_double(tmp_path, monkeypatch):
+    module = made_up()
+    with_minibatches = module.run
+    module.run = lambda smoke=False: with_minibatches(smoke)
+    monkeypatch.setattr(experiment, "figure", lambda name: module)
+    monkeypatch.setattr(experiment, "figure_names", lambda: ["made-up"])
+    result = CliRunner().invoke(app, ["experiment", "all", "--doubling", "--full", "-o", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "it simulates no mini-batches" in result.output

@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from datetime import datetime, timezone
 
 import pytest
 
 from experiments.html_report import collect as module
 from experiments.html_report.collect import Report, collect, own_comparison, own_run
+from experiments.html_report.page import Origin, page
 from hydrasim import Cluster, Device, Timeline
 from hydrasim.errors import HydraError
 from hydrasim.profile import Profile
@@ -83,6 +85,24 @@ def test_a_damaged_file_costs_nothing_else(results, file, content, problem):
     assert report.figures
     assert report.runs
     assert report.fidelity or report.demo
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value", "problem"),
+    [
+        ("demo", "policies", {}, "policies: Dictionary should have at least 1 item"),
+        ("demo", "lower_bound_s", 1e-308, "lower_bound_s: Input should be greater than"),
+        ("demo", "measured_makespan_s", float("nan"), "measured_makespan_s"),
+        ("validation", "median_error_fraction", 1e308, "median_error_fraction: Input should be less than"),
+    ],
+)
+def test_numbers_that_cannot_be_shown_cost_nothing_else(results, file, field, value, problem):
+    path = results / file / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    report = collected(results)
+    assert any(problem in said for said in report.problems)
+    assert report.figures
+    assert "<html" in page(report, Origin("hydrasim report", datetime(2026, 1, 2, tzinfo=timezone.utc)))
 
 
 def test_a_figure_without_picture_or_data_still_says_how_it_is_made(tmp_path):
