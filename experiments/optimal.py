@@ -22,6 +22,10 @@ from hydrasim.optimum.milp import TIME_LIMIT_S as MILP_LIMIT_S
 if TYPE_CHECKING:
     from hydrasim.optimum import Optimum
 
+_SMALLER: dict[SolverName, str] = {
+    "cp-sat": "Lower minibatches, or ask for --solver milp under --effects theory, which puts units together.",
+    "milp": "Lower --pieces, the most pieces that each job's units are put together into, or the number of jobs.",
+}
 LIMITS_S: dict[SolverName, float] = {"cp-sat": CPSAT_LIMIT_S, "milp": MILP_LIMIT_S}
 
 Solver = Annotated[
@@ -70,8 +74,8 @@ def optimal(
 ) -> None:
     """Find the best plan that there is, or the best one within a limit and how much better another could be.
 
-    The policies are simulated first, then a solver starts from the best of them. OPTIMAL: no plan is better, by more
-    than a millionth of its makespan.
+    The policies are simulated first, then a solver starts from the best of them, unless there is too much for it.
+    OPTIMAL: no plan is better, by more than a millionth of its makespan.
     """
     name = next(known for known in get_args(SolverName) if known == solver)
     limit_s = LIMITS_S[name] if time_limit is None else time_limit
@@ -114,6 +118,7 @@ def optimum_fields(optimum: Optimum, inputs: Inputs) -> dict[str, Any]:
         ],
         "num_units": inputs.workload.num_units,
         "model": asdict(optimum.model),
+        "refused": optimum.model.statement if optimum.model.status == "REFUSED" else None,
     }
 
 
@@ -133,6 +138,9 @@ def _print(optimum: Optimum, limit_s: float) -> None:
     model = optimum.model
     if model.status == "NOT NEEDED":
         typer.echo("no solver was needed: the best policy meets a bound")
+    elif model.status == "REFUSED":
+        typer.echo(f"no solver was tried: {model.statement}")
+        typer.echo(f"  {_SMALLER[optimum.solver]}")
     else:
         typer.echo(
             f"{optimum.solver} within {limit_s:g} s: {model.status}, {model.num_pieces:,} pieces, "

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from experiments.experiment import read_frame
 from experiments.paper.table import paper_table
 from experiments.report import percent, signed_percent, size
 from hydrasim.disk import write_text
@@ -81,19 +82,25 @@ def abuse_block(memory: dict[str, Any], hostile: dict[str, Any]) -> str:
 
 
 def optimum_block(results: Path) -> str:
-    """Return how far policies are from proven optima, as Markdown, from the table of the figure `optimum`."""
-    import pandas as pd
+    """Return how far policies are from the best plans, as Markdown, from the table of the figure `optimum`."""
+    from experiments.figures import figure
 
-    frame = pd.read_csv(results / "optimum" / "data.csv")
-    proven = frame[frame["against"] == "optimum"]
-    counts = proven.groupby("transfers")["instance"].nunique()
-    lines = [
-        f"| policy | without transfers ({counts[False]} proven) | with transfers ({counts[True]} proven) |",
-        "|---|---|---|",
-    ]
-    found = proven.groupby(["policy", "transfers"])["ratio"].agg(["median", "max"]).unstack()
-    for policy, row in found.sort_values(("median", True)).iterrows():
-        cells = (f"{row['median', moves]:.3f} ({row['max', moves]:.2f})" for moves in (False, True))
+    optimum = figure("optimum")
+    found = optimum.summary(read_frame(optimum, results / "optimum")).set_index(["policy", "transfers"])
+    names, columns = ["policy"], []
+    for transfers, kind in ((False, "without"), (True, "with")):
+        one = found.xs(transfers, level="transfers").iloc[0]
+        num_instances, num_proven = int(one["num_instances"]), int(one["num_proven"])
+        all_proven = num_proven == num_instances
+        names.append(f"{kind} transfers, {num_instances} instances{', all proven' if all_proven else ''}")
+        columns.append((transfers, ""))
+        if not all_proven:
+            names.append(f"the {num_proven} proven")
+            columns.append((transfers, "proven_"))
+    lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+    for policy in found.xs(True, level="transfers").sort_values(["median", "worst"]).index:
+        rows = ((found.loc[policy, transfers], of) for transfers, of in columns)
+        cells = (f"{row[f'{of}median']:.3f} ({row[f'{of}worst']:.2f})" for row, of in rows)
         lines.append(f"| {policy} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -261,6 +261,10 @@ class MeasuredCosts:
             self._copy_s[key] = _interpolate(points, nbytes)
         return self._copy_s[key]
 
+    def copy_sizes(self, device: int, direction: Direction) -> list[int]:
+        """Return the measured sizes in bytes, with seconds on lines between them; a part may go at a better rate."""
+        return [size for size, _ in self._copies[device].get(direction, [])]
+
     def fetch_s(self, job: str) -> float:
         if job not in self._fetches:
             raise ProfileError(f"the profile has no fetch time for job {job!r}; profile again.")

@@ -1,29 +1,20 @@
 """How far policies are from the best plan there is, on small instances that CP-SAT solves, with and without transfers.
 
-Every instance is drawn from a seed by `instance`; nothing of it is kept but what the solver found: the order of units
-and the bound that it proved, in results/optimum/solved.json, by a digest of the instance. The plan is simulated anew
-each time, so that a makespan in the table is always one of the present simulator; --fresh solves all of them again.
+The solver's answers are kept in results/optimum/solved.json; --fresh solves all instances again.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from random import Random
 from typing import TYPE_CHECKING, Any
 
 from experiments.figures import About
-from hydrasim import Cluster, Device, Link, Plan, Shard, ShardUnit, TrainingJob, Workload
+from experiments.paper.instances import NUM_WORLDS, Instance, followed, instances, named, solve
+from experiments.paper.solved import Answer, Solved, solved_file
 from hydrasim.compare import compare
-from hydrasim.disk import make_folder, write_text
-from hydrasim.optimum import find_optimum, lower_bounds
-from hydrasim.optimum.solution import PROVEN_FRACTION
-from hydrasim.plan import Step
+from hydrasim.optimum import lower_bounds
+from hydrasim.optimum.solution import PROVEN_FRACTION, sound_bound_s
 from hydrasim.planning import make_plan
-from hydrasim.policies.follow_plan import FollowPlan
 from hydrasim.profile import StatedCosts
 
 if TYPE_CHECKING:
@@ -31,100 +22,79 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from hydrasim.mechanism import Effects
-    from hydrasim.timeline import Timeline
 
 ABOUT = About(
     title="Policies against the best plan, on 104 small instances",
     label="simulated",
     keys=("instance", "policy"),
-    note="Where the optimum is not proven, the ratio is to the bound; status, bound and gap are in every row.",
+    note="{proven}. `ratio` is to the optimum where it is proven, else to the bound, so it may be too large. "
+    "`ratio_to_plan` is to the best plan known: a policy loses at least that much. Status, bound and gap are in every "
+    "row.",
 )
-SOLVED = Path(__file__).resolve().parents[2] / "results/optimum/solved.json"
-NUM_WORLDS, NUM_SMOKE = 52, 4  # each with and without transfers
-TIME_LIMIT_S = 6.0  # for an instance, in the solver's deterministic time
+SOLVED = solved_file("optimum")
+NUM_SMOKE = 4  # worlds, each with and without transfers
 POLICY = "sharded-lrtf"  # of which the worst instance is shown
 
-_MAX_UNITS = {False: 40, True: 14}  # of an instance, by transfers
-_BLOCK_BYTES = 64
-_VERSION = 1  # of the model that proved the bounds
 
-
-@dataclass(frozen=True)
-class Instance:
-    """A small world. kind: whether its devices are equally fast."""
-
-    name: str
-    kind: str
-    effects: Effects
-    workload: Workload
-    cluster: Cluster
-
-    @property
-    def transfers(self) -> bool:
-        return self.effects != "theory"
-
-    @property
-    def digest(self) -> str:
-        """A hash of all that the solver's answer depends on."""
-        fields = [_VERSION, TIME_LIMIT_S, self.effects, asdict(self.workload), asdict(self.cluster)]
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def instance(seed: int, *, transfers: bool) -> Instance:
-    """Draw 3 to 8 jobs of 1 to 4 shards on 2 to 4 devices; every other one has devices of two speeds.
-
-    All times are multiples of a quarter of a second. With transfers all shards of an instance weigh the same, a load or
-    a store takes 1 to 4 s, and a device holds 1, 2 or 3 shards; what units hand on weighs nothing.
-    """
-    rng, kind = Random(f"optimum {seed} {transfers}"), "heterogeneous" if seed % 2 else "homogeneous"
-    num_jobs, num_devices, left = rng.randint(3, 8), rng.randint(2, 4), _MAX_UNITS[transfers]
-    parameter_bytes = _BLOCK_BYTES * rng.randint(1, 4) if transfers else 0
-    jobs = []
-    for index in range(num_jobs):
-        shards, minibatches = rng.randint(1, 4), rng.randint(1, 3)
-        while (2 * shards - 1) * minibatches > left - (num_jobs - index - 1):  # a unit at least for each that follows
-            shards, minibatches = (shards, minibatches - 1) if minibatches > 1 else (shards - 1, 1)
-        left -= (2 * shards - 1) * minibatches
-        seconds = [(rng.randint(1, 8) / 2, rng.randint(1, 8) / 2) for _ in range(shards)]
-        cut = tuple(Shard(forward, backward, parameter_bytes=parameter_bytes) for forward, backward in seconds)
-        jobs.append(TrainingJob(f"j{index}", cut, minibatches))
-    link = Link(float(_BLOCK_BYTES))
-    memory_bytes = parameter_bytes * rng.randint(1, 3) if transfers else 1
-    speeds = [1.0 if kind == "homogeneous" else rng.choice([1.0, 2.0]) for _ in range(num_devices)]
-    devices = tuple(Device(memory_bytes, speed, h2d=link, d2h=link) for speed in speeds)
-    name = f"{'transfers' if transfers else 'theory'}-{seed:02}"
-    return Instance(name, kind, "transfers" if transfers else "theory", Workload(tuple(jobs)), Cluster(devices))
-
-
-def run(
-    smoke: bool, fresh: bool = False, solved: Path = SOLVED, on_instance: Callable[[], None] | None = None
-) -> pd.DataFrame:
+def run(smoke: bool = False, fresh: bool = False, solved: Path = SOLVED) -> pd.DataFrame:
     """Return a row for each policy on each instance.
 
     optimum_s: the best plan known, whether `status` says that it is proven or not.
     ratio: of the policy's makespan to `against`: the optimum where it is proven, else the bound, which is no more than
-    that. smoke: a few instances. fresh: solve all of them again. solved: the file of the solver's answers.
+    that. ratio_to_plan: to the best plan known, which is no less. smoke: a few instances. fresh: solve all of them
+    again. solved: the file of the solver's answers.
     """
     import pandas as pd
 
-    known = json.loads(solved.read_text()) if solved.exists() else {}
+    known = Solved(solved)
     rows: list[dict[str, Any]] = []
-    for item in _instances(NUM_SMOKE if smoke else NUM_WORLDS):
+    for item in instances(NUM_SMOKE if smoke else NUM_WORLDS):
         if fresh or item.digest not in known:
-            known[item.digest] = _solve(item)
-            make_folder(solved.parent)
-            write_text(solved, json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+            known.keep(item.digest, solve(item))
         rows += _rows(item, known[item.digest])
-        if on_instance is not None:
-            on_instance()
     return pd.DataFrame(rows)
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each policy, with and without transfers: how far it is from the best plans known.
+
+    num_instances, median and worst: of all instances, over the best plan known, so that a policy loses at least that
+    much. num_proven, proven_median and proven_worst: of those whose optimum is proven, over that.
+    """
+    import pandas as pd
+
+    rows = []
+    for (policy, transfers), part in frame.groupby(["policy", "transfers"]):
+        ratios, proven = part["ratio_to_plan"], part["status"] == "OPTIMAL"
+        rows.append(
+            {
+                "policy": policy,
+                "transfers": transfers,
+                "num_instances": len(part),
+                "median": ratios.median(),
+                "worst": ratios.max(),
+                "num_proven": int(proven.sum()),
+                "proven_median": ratios[proven].median(),
+                "proven_worst": ratios[proven].max(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def facts(frame: pd.DataFrame) -> dict[str, str]:
+    """Return what the note says of the table."""
+    counts = summary(frame).drop_duplicates("transfers").sort_values("transfers")
+    parts = [
+        f"{row.num_proven} of {row.num_instances} optima {'with' if row.transfers else 'without'} transfers"
+        for row in counts.itertuples()
+    ]
+    return {"proven": " and ".join(parts) + " are proven"}
 
 
 def worst(frame: pd.DataFrame, policy: str = POLICY) -> pd.Series[Any]:
     """Return the row where a policy loses most against the best plan known: it loses at least so much."""
     rows = frame[frame["policy"] == policy]
-    return rows.loc[(rows["makespan_s"] / rows["optimum_s"]).idxmax()]
+    return rows.loc[rows["ratio_to_plan"].idxmax()]
 
 
 def draw(frame: pd.DataFrame, solved: Path = SOLVED) -> Figure:
@@ -136,10 +106,12 @@ def draw(frame: pd.DataFrame, solved: Path = SOLVED) -> Figure:
     from hydrasim import gantt
 
     row = worst(frame)
-    item = _named(str(row["instance"]))
-    found = json.loads(solved.read_text())[item.digest]
-    best, lost = _followed(item, found), make_plan(item.workload, item.cluster, POLICY, effects=item.effects)[1]
-    times = float(row["makespan_s"]) / float(row["optimum_s"])
+    item = named(str(row["instance"]))
+    best, lost = (
+        followed(item, Solved(solved)[item.digest]),
+        make_plan(item.workload, item.cluster, POLICY, effects=item.effects)[1],
+    )
+    times = float(row["ratio_to_plan"])
     picture = gantt.draw([(f"best plan of {item.name}", best), (f"{POLICY}, {times:.2f} times as long", lost)])
     canvas = FigureCanvasAgg(picture)
     canvas.draw()
@@ -185,42 +157,14 @@ def _strips(axes: Axes, frame: pd.DataFrame, order: list[str], with_text: str) -
         axes.spines[side].set_visible(False)
 
 
-def _instances(num_worlds: int) -> list[Instance]:
-    return [instance(seed, transfers=transfers) for transfers in (False, True) for seed in range(num_worlds)]
-
-
-def _named(name: str) -> Instance:
-    effects, _, seed = name.rpartition("-")
-    return instance(int(seed), transfers=effects == "transfers")
-
-
-def _solve(item: Instance) -> dict[str, Any]:
-    """Return what the solver says of an instance, as JSON values."""
-    found = find_optimum(item.workload, item.cluster, effects=item.effects, time_limit_s=TIME_LIMIT_S)
-    return {
-        "instance": item.name,
-        "bound_s": found.bound_s,
-        "solver": "bound" if found.model.status == "NOT NEEDED" else found.solver,
-        "model_status": found.model.status,
-        "order": [[str(step.unit) for step in steps] for steps in found.plan.devices],
-    }
-
-
-def _followed(item: Instance, found: dict[str, Any]) -> Timeline:
-    """Simulate the plan that the solver found."""
-    devices = tuple(tuple(Step(ShardUnit.parse(unit)) for unit in units) for units in found["order"])
-    plan = Plan(devices, item.workload.digest, item.cluster.digest)
-    return make_plan(item.workload, item.cluster, FollowPlan(plan), effects=item.effects)[1]
-
-
-def _rows(item: Instance, found: dict[str, Any]) -> list[dict[str, Any]]:
+def _rows(item: Instance, answer: Answer) -> list[dict[str, Any]]:
     """Return an instance's rows; a bound of the present bounds counts if it is better than the solver's."""
     bounds = lower_bounds(item.workload, item.cluster, StatedCosts(item.workload, item.cluster), item.effects)
     rows = [
         row for row in compare(item.workload, item.cluster, effects=item.effects).rows if row.makespan_s is not None
     ]
-    optimum_s = min([_followed(item, found).makespan_s, *(row.makespan_s or 0.0 for row in rows)])
-    bound_s = min(optimum_s, max(found["bound_s"], *bounds.values()))
+    optimum_s = min([followed(item, answer).makespan_s, *(row.makespan_s or 0.0 for row in rows)])
+    bound_s = sound_bound_s(bounds | {"solver": answer["bound_s"]}, optimum_s)
     gap_fraction = 1 - bound_s / optimum_s
     proven = gap_fraction <= PROVEN_FRACTION
     shared = {
@@ -230,7 +174,7 @@ def _rows(item: Instance, found: dict[str, Any]) -> list[dict[str, Any]]:
         "num_jobs": len(item.workload.jobs),
         "num_devices": len(item.cluster.devices),
         "num_units": item.workload.num_units,
-        "solver": found["solver"],
+        "solver": answer["solver"],
         "status": "OPTIMAL" if proven else "FEASIBLE",
         "optimum_s": optimum_s,
         "bound_s": bound_s,
@@ -243,6 +187,7 @@ def _rows(item: Instance, found: dict[str, Any]) -> list[dict[str, Any]]:
             "makespan_s": row.makespan_s,
             "against": "optimum" if proven else "bound",
             "ratio": (row.makespan_s or 0.0) / bound_s,
+            "ratio_to_plan": (row.makespan_s or 0.0) / optimum_s,
             "label": "simulated",
         }
         for row in rows

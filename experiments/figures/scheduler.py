@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from experiments.figures import About
 from experiments.paper.drawing import new_figure
+from experiments.paper.programs import COLD, SEED, TIME_LIMIT_S, WARM, WAYS, Setting, answers, solve
 from experiments.paper.runs import SMOKE_MINIBATCHES, STEADY_MINIBATCHES
-from hydrasim.disk import make_folder, write_text
-from hydrasim.optimum import lower_bounds, milp
-from hydrasim.optimum.problem import problem_of
+from experiments.paper.solved import Answer, solved_file
+from experiments.report import percent
+from hydrasim.optimum import lower_bounds
 from hydrasim.policies import Policy, make_policy
-from hydrasim.presets import Kind, Preset, paper_fig7
+from hydrasim.presets import Kind, Preset
 from hydrasim.profile import StatedCosts
 from hydrasim.simulator import simulate
 
@@ -40,19 +38,20 @@ ABOUT = About(
     source="Fig. 7",
     note="The paper divides by its solver's unconverged answer, we by a bound that no plan beats, so its ratios below "
     "1 cannot return. With as many devices as models every policy that never idles ends with the longest model: the "
-    "paper's 1.25 to 1.41 between Random and Sharded-LRTF there cannot be. On HiGHS the paper's program finds no plan "
-    "in 100 s for 8 heterogeneous models on 4 devices when it starts cold, and from Sharded-LRTF's order no better "
-    "one: a solver that is stopped is no optimum to divide by.",
+    "paper's 1.25 to 1.41 between Random and Sharded-LRTF there cannot be. Of the paper's units {simulated} are "
+    "simulated; their seconds of scheduling are scaled up to all of them. The rows of the MILP are labelled solver: "
+    "its own makespan, where each model's units are put together into at most {pieces} pieces, not simulated. HiGHS "
+    "has a limit of {limit_s:.0f} s by the clock and overruns it: with building the program it took up to "
+    "{most_s:.0f} s. Started cold it finds {cold}; from longest-remaining-time first {warm}. A solver that is stopped "
+    "is no optimum to divide by.",
     keys=("kind", "models", "devices", "policy"),
     measured_columns=("scheduling_s",),
 )
 
-SOLVED = Path("results/scheduler/solved.json")
+SOLVED = solved_file("scheduler")
 KINDS: tuple[Kind, ...] = ("homogeneous", "heterogeneous")
-MODELS, DEVICES, SEEDS = (8, 64), (4, 8), (0, 1, 2)
+MODELS, DEVICES, SEEDS = (8, 64), (4, 8), (SEED, 1, 2)
 POLICIES = ("random", "sharded-lrtf", "round-robin", "fifo", "shortest-remaining-first", "hydra-released")
-WAYS = WARM, COLD = "MILP from LRTF", "MILP, cold"
-TIME_LIMIT_S = 100.0  # as the paper's
 
 # Share of the paper's units that are simulated, by models: there are eight times as many units with 64.
 _UNITS_SCALE = {8: 0.4, 64: 0.05}
@@ -69,22 +68,9 @@ _PAPER: dict[tuple[Kind, int, int], _Quoted] = {
     ("heterogeneous", 64, 4): {"random": (0.95, 0.85), "sharded-lrtf": (0.90, 1.07)},
     ("heterogeneous", 64, 8): {"random": (1.04, 1.07), "sharded-lrtf": (0.82, 1.38)},
 }
+_TALLEST = 1.5  # ratio that is drawn in full
 _PAPER_SOLVER_S = 318.0  # 306 to 330 everywhere, although its limit is 100
 _COLOURS = ("#E69F00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#999999")
-
-Answer = dict[str, Any]  # of a solver, as JSON values
-
-
-class Setting(NamedTuple):
-    """A world of the figure."""
-
-    kind: Kind
-    models: int
-    devices: int
-
-    def preset(self, seed: int, units_scale: float = 1.0) -> Preset:
-        """Return its jobs and devices."""
-        return paper_fig7(self.models, self.devices, self.kind, seed, units_scale)
 
 
 @dataclass(frozen=True)
@@ -102,7 +88,11 @@ class Timed(Policy):
 
 
 def run(
-    smoke: bool = False, *, num_minibatches: int = STEADY_MINIBATCHES, fresh: bool = False, solved: Path = SOLVED
+    smoke: bool = False,
+    *,
+    num_minibatches: int = STEADY_MINIBATCHES,
+    fresh: bool = False,
+    solved: Path = SOLVED,
 ) -> pd.DataFrame:
     """Return a row a setting and policy: mean and standard deviation over three draws of the makespan's ratio.
 
@@ -128,20 +118,39 @@ def run(
             keys = {**setting._asdict(), "policy": policy}
             part = simulated[(simulated[list(keys)] == pd.Series(keys)).all(axis=1)]
             rows.append(keys | _row(setting, policy, part))
-    answers = {} if smoke else _answers(settings, solved, fresh=fresh)
-    for setting, way in product(settings, WAYS):
-        answer = _solve(setting, way, pieces=2, time_limit_s=1.0) if smoke else answers[_key(setting, way)]
+    if smoke:
+        answered = {pair: solve(*pair, pieces=2, time_limit_s=1.0) for pair in product(settings, WAYS)}
+    else:
+        answered = answers(settings, solved, fresh=fresh)
+    for (setting, way), answer in answered.items():
         rows.append(setting._asdict() | {"policy": way} | _solver_row(setting, answer))
     return pd.DataFrame(rows)
 
 
-def largest_pieces(setting: Setting) -> int:
-    """Return into how many pieces each model's units are put together, so that the program is not refused."""
-    pairs = math.comb(setting.models, 2)
-    return max(
-        pieces
-        for pieces in range(1, milp.PIECES_PER_JOB + 1)
-        if 2 * setting.models * pieces + 2 * setting.devices * pairs * pieces**2 <= milp.MAX_CONSTRAINTS
+def facts(frame: pd.DataFrame) -> dict[str, str | float]:
+    """Return what the note says of the table."""
+    solver = frame[frame["policy"].isin(WAYS)]
+    pieces = sorted({int(row.num_pieces // row.models) for row in solver.itertuples()}, reverse=True)
+    shares = [f"{percent(share)} with {models} models" for models, share in _UNITS_SCALE.items()]
+    return {
+        "simulated": " and ".join(shares),
+        "pieces": " or ".join(map(str, pieces)),
+        "limit_s": TIME_LIMIT_S,
+        "most_s": float(solver["scheduling_s"].max()),
+        "cold": _found(solver[solver["policy"] == COLD]),
+        "warm": _found(solver[solver["policy"] == WARM]),
+    }
+
+
+def _found(rows: pd.DataFrame) -> str:
+    """Say in how many worlds a solver has a plan, how long these are, and how many are proven."""
+    plans = rows.dropna(subset=["ratio"])
+    if plans.empty:
+        return f"a plan in none of {len(rows)} worlds"
+    proven = int((plans["status"] == "OPTIMAL").sum())
+    return (
+        f"a plan in {len(plans)} of {len(rows)} worlds, {plans['ratio'].min():.3f} to {plans['ratio'].max():.3f} times "
+        f"the bound, {proven} of them proven"
     )
 
 
@@ -174,15 +183,14 @@ def _row(setting: Setting, policy: str, simulated: pd.DataFrame) -> dict[str, ob
 
 
 def _solver_row(setting: Setting, answer: Answer) -> dict[str, object]:
-    """Return a row of what a solver said of the first draw."""
-    bound_s = _bound_s(setting.preset(SEEDS[0]))
-    ratio = (answer["makespan_s"] or math.nan) / bound_s
+    """Return a row of what a solver said of one draw; the paper divides by its own solver, so it has no ratio."""
+    bound_s = _bound_s(setting.preset(SEED))
     return {
         "costs": "stated",
-        "label": ABOUT.label,
-        "ratio": ratio,
-        "paper_ratio": 1.0,
-        "error_fraction": ratio - 1,
+        "label": "solver",
+        "ratio": (answer["makespan_s"] or math.nan) / bound_s,
+        "paper_ratio": math.nan,
+        "error_fraction": math.nan,
         "paper_scheduling_s": _PAPER_SOLVER_S,
         "scheduling_s": answer["seconds"],
         "status": answer["status"],
@@ -190,44 +198,6 @@ def _solver_row(setting: Setting, answer: Answer) -> dict[str, object]:
         "num_pieces": answer["num_pieces"],
         "num_constraints": answer["num_constraints"],
         "error": "" if answer["makespan_s"] else "the solver found no plan in its time",
-    }
-
-
-def _answers(settings: Sequence[Setting], solved: Path, *, fresh: bool) -> dict[str, Answer]:
-    """Return the solver's answers by key; what the file lacks is solved and kept there."""
-    known: dict[str, Answer] = json.loads(solved.read_text()) if solved.exists() and not fresh else {}
-    missing = {_key(*pair): pair for pair in product(settings, WAYS) if _key(*pair) not in known}
-    with ProcessPoolExecutor(mp_context=get_context("forkserver")) as pool:
-        for key, answer in zip(missing, pool.map(_solve, *zip(*missing.values(), strict=True)), strict=True):
-            known[key] = answer
-            make_folder(solved.parent)
-            write_text(solved, json.dumps(dict(sorted(known.items())), indent=1) + "\n")
-    return known
-
-
-def _key(setting: Setting, way: str) -> str:
-    """Return a name for a program, with a hash of all that goes into it."""
-    preset = setting.preset(SEEDS[0])
-    fields = [TIME_LIMIT_S, largest_pieces(setting), asdict(preset.workload), asdict(preset.cluster)]
-    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
-    return f"{setting.kind}, {setting.models} models, {setting.devices} devices, {way}, {digest}"
-
-
-def _solve(setting: Setting, way: str, pieces: int | None = None, time_limit_s: float = TIME_LIMIT_S) -> Answer:
-    """Return what the paper's program comes to within a limit, as JSON values."""
-    preset = setting.preset(SEEDS[0])
-    costs = StatedCosts(preset.workload, preset.cluster)
-    problem = problem_of(preset.workload, preset.cluster, costs, pieces or largest_pieces(setting))
-    milp.check_size(problem)
-    started = time.perf_counter()
-    model = milp.solve(problem, (), time_limit_s, warm_start=way == WARM).model
-    return {
-        "status": model.status,
-        "makespan_s": model.makespan_s,
-        "bound_s": model.bound_s or 0.0,
-        "num_pieces": model.num_pieces,
-        "num_constraints": model.num_constraints,
-        "seconds": round(time.perf_counter() - started, 1),
     }
 
 
@@ -241,9 +211,9 @@ def draw(frame: pd.DataFrame) -> Figure:
         _bars(top, part, "ratio")
         _bars(bottom, part, "scheduling_s")
         top.axhline(1.0, color="black", linewidth=0.8)
-        top.set_ylim(bottom=0.75)
-        top.set_ylabel("makespan / lower bound (simulated);\npaper: / its solver's answer", fontsize=8)
-        top.set_title(f"{kind} models", fontsize=9, loc="left")
+        top.set_ylim(0.75, _TALLEST)
+        top.set_ylabel("makespan / lower bound (simulated; MILP:\nsolver); paper: / its solver's answer", fontsize=8)
+        top.set_title(f"{kind} models", fontsize=9, loc="left", pad=12)
         bottom.set_yscale("log")
         bottom.set_ylabel("seconds of scheduling (measured)", fontsize=8)
     handles, names = figure.axes[0].get_legend_handles_labels()
@@ -252,7 +222,7 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 
 def _bars(axes: Axes, frame: pd.DataFrame, value: str) -> None:
-    """Draw a bar a policy and setting; the paper's as a dash, and a cross where a solver found nothing."""
+    """Draw a bar a policy and setting; the paper's as a dash; ratios that are too tall in figures."""
     groups = frame.drop_duplicates(["models", "devices"])[["models", "devices"]].to_numpy().tolist()
     policies = list(dict.fromkeys(frame["policy"]))
     width = 0.85 / len(policies)
@@ -263,9 +233,11 @@ def _bars(axes: Axes, frame: pd.DataFrame, value: str) -> None:
         axes.bar(places, rows[value], width, yerr=spread, color=colour, label=policy, error_kw={"linewidth": 0.8})
         paper = "paper (quoted)" if not order else None
         axes.plot(places, rows[f"paper_{value}"], "_", color="black", markersize=7, label=paper)
-        for place, found in zip(places, rows[value], strict=True):
-            if math.isnan(found):
+        for place, ratio in zip(places, rows["ratio"] if value == "ratio" else [], strict=False):
+            if math.isnan(ratio):
                 axes.text(place, 0.76, "no plan found", rotation=90, ha="center", va="bottom", fontsize=6)
+            elif ratio > _TALLEST:
+                axes.text(place, _TALLEST, f"{ratio:.2f}", ha="center", va="bottom", fontsize=7)
     axes.set_xticks(
         range(len(groups)), [f"{models} models,\n{devices} devices" for models, devices in groups], fontsize=8
     )

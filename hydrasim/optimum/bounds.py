@@ -1,7 +1,8 @@
 """What no plan can beat: lower bounds on the makespan of a workload on a cluster, each with its argument.
 
 Every bound takes the cheapest legal option: units in their job's mode on their fastest device, copies at the best rate
-that any size reaches. So policies, mechanisms and residency can only approach it; only noise may beat it by chance.
+that any part of a block reaches. So policies, mechanisms and residency can only approach it; only noise may beat it by
+chance.
 
     device 0   |-- h --|=== units ===|-- t --|      h: least time from the start to a job's first unit
     device 1   |-- h --|=== units ===|-- t --|      t: least time from a job's last unit to the end
@@ -17,6 +18,7 @@ from hydrasim.capacity import arena_bytes
 from hydrasim.dag import minibatch_dag, whole_path_s
 from hydrasim.dataflow import BlockKey, aligned, block_bytes
 from hydrasim.mechanism import includes
+from hydrasim.optimum.copies import LeastCopies
 from hydrasim.workload import Phase, ShardUnit, TrainingJob, Workload
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from hydrasim.profile import CostModel
 
 _MAX_UNITS = 4096  # that are looked at one by one
-_SIZES = tuple(1 << power for power in range(6, 50))  # of copies, to find the best rate of a link
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ def lower_bounds(
     stores: the same for updates, which begin to leave after the first one.
     shared: loads and stores over what all devices share, if anything: a bus or host memory (from contention on).
     """
-    transfers = effects != "theory"
-    chains = [_chain(job, cluster, costs, transfers=transfers) for job in workload.jobs]
+    copies = None if effects == "theory" else LeastCopies(workload, costs)
+    chains = [_chain(job, cluster, costs, copies) for job in workload.jobs]
     rates = _rates(workload, cluster, costs)
     bounds = {
         "longest_job": max(chain.head_s + chain.length_s + chain.after_s for chain in chains),
@@ -72,9 +73,9 @@ def lower_bounds(
     }
     if workload.num_units <= _MAX_UNITS:
         bounds["whole_units"] = _whole_units_s(workload, cluster, costs, chains)
-    if transfers:
-        bounds |= _transfer_bounds(workload, cluster, costs, chains)
-    if includes(effects, "contention") and (shared_s := _shared_s(workload, cluster, costs)):
+    if copies is not None:
+        bounds |= _transfer_bounds(workload, cluster, costs, copies, chains)
+    if copies is not None and includes(effects, "contention") and (shared_s := _shared_s(workload, cluster, copies)):
         bounds["shared"] = shared_s
     return bounds
 
@@ -102,20 +103,16 @@ def state_bytes(job: TrainingJob) -> int:
     return sum(block_bytes(job, BlockKey("w", job.name, shard, -1)) for shard in range(len(job.shards)))
 
 
-def _chain(job: TrainingJob, cluster: Cluster, costs: CostModel, *, transfers: bool) -> _Chain:
+def _chain(job: TrainingJob, cluster: Cluster, costs: CostModel, copies: LeastCopies | None) -> _Chain:
     length_s = whole_path_s(job, cluster, costs)
-    if not transfers:
+    if copies is None:
         return _Chain(job.arrival_s, 0.0, length_s, 0.0)
     state = block_bytes(job, BlockKey("w", job.name, 0, -1))
     starts_with_loss = job.fused and len(job.shards) == 1  # which needs the optimizer's state at once
     first = state if starts_with_loss else aligned(job.shards[0].parameter_bytes)
-    before_s = max(_copy_s(first, cluster, costs, "h2d"), costs.fetch_s(job.name))
-    return _Chain(job.arrival_s, before_s, length_s, _copy_s(state, cluster, costs, "d2h"))
-
-
-def _copy_s(nbytes: int, cluster: Cluster, costs: CostModel, direction: Direction) -> float:
-    """Return what a copy takes at least; bytes that do not exist cost no latency."""
-    return min(costs.copy_s(nbytes, index, direction) for index in range(len(cluster.devices))) if nbytes else 0.0
+    devices = range(len(cluster.devices))
+    before_s = max(min(copies.seconds(first, device, "h2d") for device in devices), costs.fetch_s(job.name))
+    return _Chain(job.arrival_s, before_s, length_s, min(copies.seconds(state, device, "d2h") for device in devices))
 
 
 def _units(job: TrainingJob, cluster: Cluster, costs: CostModel, minibatch: int) -> Iterator[list[float]]:
@@ -173,7 +170,7 @@ def _whole_units_s(workload: Workload, cluster: Cluster, costs: CostModel, chain
 
 
 def _transfer_bounds(
-    workload: Workload, cluster: Cluster, costs: CostModel, chains: Sequence[_Chain]
+    workload: Workload, cluster: Cluster, costs: CostModel, copies: LeastCopies, chains: Sequence[_Chain]
 ) -> dict[str, float]:
     room = sum(arena_bytes(workload, cluster))
     devices = range(len(cluster.devices))
@@ -188,32 +185,27 @@ def _transfer_bounds(
         ("loads", "h2d", sum(loaded_bytes(job, room) for job in workload.jobs), min(after for after, _ in ends)),
         ("stores", "d2h", sum(stored_bytes(job, room) for job in workload.jobs), min(before for _, before in ends)),
     )
-    rates = {name: [_bytes_per_s(costs, device, way) for device in devices] for name, way, _, _ in moves}
+    rates = {name: [copies.bytes_per_s(device, way) for device in devices] for name, way, _, _ in moves}
     return {name: nbytes / sum(rates[name]) + rest_s for name, _, nbytes, rest_s in moves}
 
 
-def _bytes_per_s(costs: CostModel, device: int, direction: Direction) -> float:
-    """Return the best rate that copies of any size reach."""
-    seconds = ((nbytes, costs.copy_s(nbytes, device, direction)) for nbytes in _SIZES)
-    return max(nbytes / copy_s if copy_s else math.inf for nbytes, copy_s in seconds)
-
-
-def _shared_s(workload: Workload, cluster: Cluster, costs: CostModel) -> float:
+def _shared_s(workload: Workload, cluster: Cluster, copies: LeastCopies) -> float:
     """Return what the busiest of the resources that every copy runs over takes for all state that moves."""
     room = sum(arena_bytes(workload, cluster))
     busy_s: dict[Resource, float] = {}
     directions: tuple[Direction, Direction] = ("h2d", "d2h")
     for direction, least_bytes in zip(directions, (loaded_bytes, stored_bytes), strict=True):
         nbytes = sum(least_bytes(job, room) for job in workload.jobs)
-        uses = [_use(cluster, costs, device, direction) for device in range(len(cluster.devices))]
+        uses = [_use(cluster, copies, device, direction) for device in range(len(cluster.devices))]
         for resource in set(uses[0]).intersection(*uses[1:]):
             busy_s[resource] = busy_s.get(resource, 0.0) + nbytes * min(use[resource] for use in uses)
     return max((seconds for resource, seconds in busy_s.items()), default=0.0)
 
 
-def _use(cluster: Cluster, costs: CostModel, device: int, direction: Direction) -> dict[Resource, float]:
+def _use(cluster: Cluster, copies: LeastCopies, device: int, direction: Direction) -> dict[Resource, float]:
     """Return for how long a byte takes up all of each resource on its way, at least, whether pinned or not."""
-    rate = _bytes_per_s(costs, device, direction)
+    end = cluster.devices[device]
+    rate = copies.bytes_per_s(device, direction, (end.h2d if direction == "h2d" else end.d2h).latency_s)
     found: dict[Resource, float] = {}
     for pinned in (True, False):
         path = cluster.copy_path(device, direction, pinned)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from hydrasim.errors import WorkloadError
 from hydrasim.optimum.problem import Found, Model, ModelStatus, Placed, Problem, tick_s, ticks
 from hydrasim.optimum.switching import STATEMENT, add_switching
 
@@ -43,23 +42,19 @@ def solve(
     return model.solve(time_limit_s, on_solution)
 
 
-def check_size(problem: Problem, *, switching: bool) -> None:
-    """Make sure that the solver has a chance.
-
-    Raises:
-        WorkloadError: the problem has too many units.
-    """
+def refusal(problem: Problem, *, switching: bool) -> str:
+    """Return why the solver has no chance: the size that it would get and the limit; "" if it has one."""
     places = problem.num_devices if switching else len(problem.groups)
     num_intervals, most = len(problem.pieces) * places, MAX_SWITCHING_INTERVALS if switching else MAX_INTERVALS
-    if num_intervals > most:
-        pairs = len(problem.pieces) ** 2 // 2 * places
-        size = f", and {pairs:,} ordered pairs of them" if switching else ""
-        raise WorkloadError(
-            f"CP-SAT would get {num_intervals:,} intervals ({len(problem.pieces):,} units on {places} "
-            f"{'devices' if switching else 'kinds of devices'}){size}; {'with' if switching else 'without'} switch "
-            f"times at most {most:,} are tried.\n  Lower minibatches, or ask for --solver milp, which puts units "
-            "together."
-        )
+    if num_intervals <= most:
+        return ""
+    pairs = len(problem.pieces) ** 2 // 2 * places
+    size = f", and {pairs:,} ordered pairs of them" if switching else ""
+    return (
+        f"CP-SAT would get {num_intervals:,} intervals ({len(problem.pieces):,} units on {places} "
+        f"{'devices' if switching else 'kinds of devices'}){size}; {'with' if switching else 'without'} switch times "
+        f"at most {most:,} are tried"
+    )
 
 
 class CpModel:
@@ -80,7 +75,7 @@ class CpModel:
         least_s = max(makespan_s, end_s)
         self.tick_s = tick_s([*seconds, *(moves.seconds if moves else ())], least_s)
         self.sizes = [[self.ticks(piece.seconds[place[0]]) for place in self.places] for piece in problem.pieces]
-        self.horizon = self.ticks(least_s)
+        self.horizon = -self.ticks(-least_s)  # rounded up, as what is rounded down may lack a tick in sum
         self._add_pieces()
         if moves is not None:
             add_switching(self, moves)

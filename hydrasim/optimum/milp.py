@@ -16,12 +16,10 @@ Source: section 4.7.1 and Table 1 of the paper, there solved by Gurobi in 100 s.
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from hydrasim.errors import WorkloadError
 from hydrasim.optimum.problem import Found, Model, ModelStatus, Placed, Problem
 
 if TYPE_CHECKING:
@@ -56,18 +54,12 @@ def size_of(problem: Problem) -> Size:
     return Size(count, 1 + count * (1 + devices) + pairs, 2 * count + 2 * devices * pairs)
 
 
-def check_size(problem: Problem) -> None:
-    """Make sure that the solver has a chance.
-
-    Raises:
-        WorkloadError: the program is too large.
-    """
+def refusal(problem: Problem) -> str:
+    """Return why the solver has no chance: the size that it would get and the limit; "" if it has one."""
     size = size_of(problem)
-    if size.num_constraints > MAX_CONSTRAINTS:
-        raise WorkloadError(
-            f"the program would have {size}; at most {MAX_CONSTRAINTS:,} constraints are tried.\n"
-            "  Lower --pieces, the most pieces that each job's units are put together into, or the number of jobs."
-        )
+    if size.num_constraints <= MAX_CONSTRAINTS:
+        return ""
+    return f"the program would have {size}; at most {MAX_CONSTRAINTS:,} constraints are tried"
 
 
 def solve(
@@ -79,22 +71,26 @@ def solve(
 
     The bound is one of all plans only where each piece is a single unit: pieces are kept whole, which plans need not.
     time_limit_s: by the clock, since HiGHS has no other; a search that ends before it is deterministic.
-    warm_start: False keeps the start from the solver, as the paper's had none.
+    warm_start: False keeps the start from the solver, as the paper's had none: neither as a solution, nor as the
+    makespan that others must not exceed. Its horizon is then all work in turn, which any plan can keep to.
     """
     import highspy
 
     columns, whole = _Columns(problem), all(len(piece.units) == 1 for piece in problem.pieces)
-    starts = _in_order(problem, guess) if whole else _longest_first(problem)
-    unit_s = max(start + problem.pieces[i].seconds[device] for i, (start, device) in starts.items())
-    highs = _quiet_solver(time_limit_s)
-    _build(highs, problem, columns, unit_s)
+    highs = _solver(time_limit_s)
     if warm_start:
+        starts = _in_order(problem, guess) if whole else _longest_first(problem)
+        unit_s = max(start + problem.pieces[i].seconds[device] for i, (start, device) in starts.items())
+        _build(highs, problem, columns, unit_s)
         _hint(highs, columns, starts, unit_s)
+    else:
+        unit_s = _in_turn_s(problem)
+        _build(highs, problem, columns, unit_s)
     highs.run()
     info, values = highs.getInfo(), highs.getSolution().col_value
     found = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
     status = _STATUS.get(highs.getModelStatus().name, "FEASIBLE" if found else "UNKNOWN")
-    size, bound_s = size_of(problem), max(0.0, min(info.mip_dual_bound, 1.0)) * unit_s
+    size, bound_s = size_of(problem), max(0.0, info.mip_dual_bound) * unit_s
     statement = "units of a job in order, one a device at a time, each start apart from its device; " + (
         "its bound is one of all plans"
         if whole
@@ -108,18 +104,21 @@ def solve(
     return Found(model, bound_s if whole else 0.0, (_placed(problem, columns, values, unit_s),) if found else ())
 
 
-def _quiet_solver(time_limit_s: float) -> highspy.Highs:
-    """Return a solver that prints nothing, not even the banner that HiGHS 1.16 greets its first instance with."""
+def _in_turn_s(problem: Problem) -> float:
+    """Return what all pieces take one after another, each on its slowest device, once all jobs are there."""
+    return max(piece.release_s for piece in problem.pieces) + sum(max(piece.seconds) for piece in problem.pieces)
+
+
+def _solver(time_limit_s: float) -> highspy.Highs:
+    """Return a solver that prints nothing, not even the banner of HiGHS 1.16, which its constructor has printed."""
     import highspy
 
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        highs = highspy.Highs()  # type: ignore[no-untyped-call]
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
+    class Quiet(highspy.Highs):
+        def enableCallbacks(self) -> None:  # noqa: N802 - the constructor's first call
+            self.setOptionValue("output_flag", False)
+            super().enableCallbacks()  # type: ignore[no-untyped-call]
+
+    highs = Quiet()  # type: ignore[no-untyped-call]
     for option in ("primal_feasibility_tolerance", "mip_feasibility_tolerance"):
         highs.setOptionValue(option, _TOLERANCE)
     highs.setOptionValue("output_flag", False)
@@ -145,7 +144,10 @@ class _Columns:
 
 
 def _build(highs: highspy.Highs, problem: Problem, columns: _Columns, unit_s: float) -> None:
-    """Hand the program to HiGHS in units of the guess's makespan: U is 1, and tolerances mean the same everywhere."""
+    """Hand the program to HiGHS in units of the horizon: U is 1, and tolerances mean the same everywhere.
+
+    unit_s: the horizon, the longest makespan that is looked for.
+    """
     import highspy
     import numpy as np
 

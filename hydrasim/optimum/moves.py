@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from hydrasim.capacity import arena_bytes
 from hydrasim.dataflow import ALIGNMENT, BlockKey, block_bytes, dataflow
+from hydrasim.optimum.copies import LeastCopies
 from hydrasim.workload import Phase, ShardUnit, TrainingJob, Workload
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Moves:
     def __init__(
         self, problem: Problem, workload: Workload, cluster: Cluster, costs: CostModel, *, prefetch: bool = True
     ) -> None:
-        self._workload, self._costs = workload, costs
+        self._workload, self._costs, self._copies = workload, costs, LeastCopies(workload, costs)
         self._positions = [piece.position for piece in problem.pieces]
         self.units = [piece.units[0] for piece in problem.pieces]
         self._rooms = arena_bytes(workload, cluster)
@@ -117,7 +118,7 @@ class Moves:
         return 0 if unit.phase is Phase.FORWARD else block_bytes(self._job(unit), _state(unit))
 
     def _copy_s(self, nbytes: int, device: int, direction: Direction) -> float:
-        return self._costs.copy_s(nbytes, device, direction) if nbytes > 0 else 0.0
+        return self._copies.seconds(nbytes, device, direction)
 
     def _rest_s(self, i: int, j: int, device: int) -> float:
         first, second = self.units[i], self.units[j]

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from hydrasim.dag import minibatch_dag
+from hydrasim.errors import HydraError
 from hydrasim.plan import Plan, Step
 from hydrasim.workload import ShardUnit, TrainingJob, Workload
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from hydrasim.profile import CostModel
     from hydrasim.timeline import Timeline
 
-ModelStatus = Literal["OPTIMAL", "FEASIBLE", "UNKNOWN", "INFEASIBLE", "NOT NEEDED"]
+ModelStatus = Literal["OPTIMAL", "FEASIBLE", "UNKNOWN", "INFEASIBLE", "NOT NEEDED", "REFUSED"]
 
 _MAX_TICKS = 1 << 18  # of a horizon whose seconds have no common measure; with more, proofs take long
 _MAX_DENOMINATOR = 10**6
@@ -91,7 +92,8 @@ class Model:
     """What a solver was given and what it said.
 
     statement: the problem in words, and what its bound is a bound of. status: the solver's own, of the model;
-    "NOT NEEDED" where a bound proved the warm start. makespan_s and bound_s: of the model. resolution_s: its tick.
+    "NOT NEEDED" where a bound proved the warm start, "REFUSED" where the problem is too large for the solver, with the
+    reason in the statement. makespan_s and bound_s: of the model. resolution_s: its tick.
     """
 
     statement: str
@@ -106,11 +108,21 @@ class Model:
 
 @dataclass(frozen=True)
 class Found:
-    """A solver's answer. bound_s: what it proves of all plans. solutions: best last; they are still to be simulated."""
+    """A solver's answer. bound_s: what it proves of all plans. solutions: best last; they are still to be simulated.
+
+    Raises:
+        HydraError: the solver says that there is no plan, so what it was given is no relaxation.
+    """
 
     model: Model
     bound_s: float
     solutions: tuple[tuple[Placed, ...], ...]
+
+    def __post_init__(self) -> None:
+        if self.model.status == "INFEASIBLE":
+            raise HydraError(
+                "the solver says that there is no plan, yet a policy made one; this is a bug, please report it."
+            )
 
 
 def problem_of(workload: Workload, cluster: Cluster, costs: CostModel, pieces_per_job: int | None = None) -> Problem:

@@ -20,7 +20,7 @@ from hydrasim.profile import CostModel, StatedCosts
 from hydrasim.simulator import simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from hydrasim.cluster import Cluster
     from hydrasim.plan import Plan
@@ -66,7 +66,7 @@ class Optimum:
     @property
     def bound_s(self) -> float:
         """What no plan can beat: the largest bound."""
-        return min(self.makespan_s, max(self.bounds.values()))
+        return sound_bound_s(self.bounds, self.makespan_s)
 
     @property
     def gap_fraction(self) -> float:
@@ -91,38 +91,59 @@ def find_optimum(
     """Find the plan of least makespan, or the best one within a limit, and say what is proven of it.
 
     All policies are simulated first. If the best one meets a lower bound, that is the proof; otherwise the solver
-    starts from it, and its solutions are simulated too. What is published is the best plan that was simulated, under
-    these effects and this mechanism.
+    starts from it, unless the problem is too large for it, and its solutions are simulated too. What is published is
+    the best plan that was simulated, under these effects and this mechanism.
 
     time_limit_s: of the solver; None for its default. pieces_per_job: for "milp" alone. on_solution: called whenever
     the solver finds a better one.
 
     Raises:
-        HydraError: the effects are "noise", where luck has no bound, or no policy can run the workload.
-        WorkloadError: the problem is too large for the solver.
+        HydraError: the effects are "noise", where luck has no bound, or the solver knows no such effects; no policy can
+            run the workload; or, by a bug of ours, what should be a bound is none.
     """
     if effects == "noise":
         raise HydraError("under noise a plan may beat any bound by luck; ask for the optimum with other effects.")
+    if effects != "theory" and solver == "milp":
+        raise HydraError("the paper's program knows no transfers; ask for it with effects theory, or for cp-sat.")
     costs = StatedCosts(workload, cluster, pinned=mechanism.pinned) if costs is None else costs
     world = _World(workload, cluster, costs, effects, mechanism, seed, profile_digest)
-    problem = _problem(world, solver, pieces_per_job)
     planned = _policy_plans(world)
     warm_start = min(planned, key=lambda name: planned[name][1].makespan_s)
     best, bounds = planned[warm_start], lower_bounds(workload, cluster, costs, effects)
     model = Model("the best policy meets a lower bound", "NOT NEEDED")
-    if not _proven(best[1].makespan_s, max(bounds.values())):
-        found = _solve(world, problem, solver, best[1], time_limit_s, on_solution)
-        model = found.model
-        if found.bound_s:
-            bounds[solver] = found.bound_s
-        best = _best(world, [best, *_simulated(world, problem, found, solver)], max(bounds.values()), solver)
+    if not _proven(best[1].makespan_s, bounds):
+        problem = problem_of(workload, cluster, costs, pieces_per_job if solver == "milp" else None)
+        refusal = milp.refusal(problem) if solver == "milp" else cpsat.refusal(problem, switching=world.transfers)
+        if refusal:
+            model = Model(refusal, "REFUSED", num_pieces=len(problem.pieces))
+        else:
+            found = _solve(world, problem, solver, best[1], time_limit_s, on_solution)
+            model = found.model
+            if found.bound_s:
+                bounds[solver] = found.bound_s
+            best = _best(world, best, _simulated(world, problem, found, solver), bounds, solver)
     plan, timeline = best
-    proven = _proven(timeline.makespan_s, max(bounds.values()))
+    proven = _proven(timeline.makespan_s, bounds)
     seconds = {name: made[1].makespan_s for name, made in planned.items()}
     return Optimum(
         solver, "OPTIMAL" if proven else "FEASIBLE", timeline.makespan_s, bounds, plan, timeline,
         warm_start, planned[warm_start][1], seconds, model,
     )  # fmt: skip
+
+
+def sound_bound_s(bounds: Mapping[str, float], makespan_s: float) -> float:
+    """Return the largest bound, but for rounding no more than the makespan.
+
+    Raises:
+        HydraError: it is more than a simulated makespan, so it is no bound.
+    """
+    name = max(bounds, key=bounds.__getitem__)
+    if bounds[name] - makespan_s > PROVEN_FRACTION * makespan_s:
+        raise HydraError(
+            f"the bound {name!r} says that no plan takes less than {bounds[name]} s, yet one takes {makespan_s} s; "
+            "this is a bug, please report it."
+        )
+    return min(makespan_s, bounds[name])
 
 
 @dataclass(frozen=True)
@@ -157,21 +178,8 @@ class _World:
         return timeline.makespan_s
 
 
-def _problem(world: _World, solver: SolverName, pieces_per_job: int) -> Problem:
-    """Return what the solver is to solve, if it has a chance."""
-    together = pieces_per_job if solver == "milp" else None
-    problem = problem_of(world.workload, world.cluster, world.costs, together)
-    if solver == "cp-sat":
-        cpsat.check_size(problem, switching=world.transfers)
-        return problem
-    if world.transfers:
-        raise HydraError("the paper's program knows no transfers; ask for it with effects theory, or for cp-sat.")
-    milp.check_size(problem)
-    return problem
-
-
-def _proven(makespan_s: float, bound_s: float) -> bool:
-    return makespan_s - bound_s <= PROVEN_FRACTION * makespan_s
+def _proven(makespan_s: float, bounds: Mapping[str, float]) -> bool:
+    return makespan_s - sound_bound_s(bounds, makespan_s) <= PROVEN_FRACTION * makespan_s
 
 
 def _policy_plans(world: _World) -> dict[str, tuple[Plan, Timeline]]:
@@ -224,12 +232,21 @@ def _simulated(world: _World, problem: Problem, found: Found, name: str) -> list
     return made
 
 
-def _best(world: _World, made: Sequence[tuple[Plan, Timeline]], bound_s: float, name: str) -> tuple[Plan, Timeline]:
-    """Return the best of some plans, polished where transfers may leave something to gain; named if it is new."""
-    best = min(made, key=lambda plan: plan[1].makespan_s)
-    if world.transfers and not _proven(best[1].makespan_s, bound_s):
-        bare = replace(best[0], devices=tuple(tuple(Step(s.unit) for s in steps) for steps in best[0].devices))
-        better = world.planned(FollowPlan(polish(bare, world.makespan_s, bound_s, _NUM_TRIALS)))
-        best = min(best, better, key=lambda plan: plan[1].makespan_s)
-    plan, timeline = best
-    return (plan if plan is made[0][0] else replace(plan, policy=name)), timeline
+def _best(
+    world: _World,
+    start: tuple[Plan, Timeline],
+    made: Sequence[tuple[Plan, Timeline]],
+    bounds: Mapping[str, float],
+    name: str,
+) -> tuple[Plan, Timeline]:
+    """Return the best plan, polished where transfers may leave something to gain; named if it is better than the start.
+
+    start: what the solver began with. made: what it found.
+    """
+    plan, timeline = min([start, *made], key=lambda plan: plan[1].makespan_s)
+    if world.transfers and not _proven(timeline.makespan_s, bounds):
+        bare = replace(plan, devices=tuple(tuple(Step(s.unit) for s in steps) for steps in plan.devices))
+        polished = world.planned(FollowPlan(polish(bare, world.makespan_s, max(bounds.values()), _NUM_TRIALS)))
+        if polished[1].makespan_s < timeline.makespan_s:
+            plan, timeline = polished
+    return (replace(plan, policy=name), timeline) if timeline.makespan_s < start[1].makespan_s else start

@@ -75,10 +75,31 @@ def test_no_solver_is_named_where_none_was_needed():
 
 
 @pytest.mark.parametrize(
+    ("solver", "limit", "size"),
+    [
+        ("cp-sat", "cpsat.MAX_INTERVALS", "CP-SAT would get 3 intervals (3 units on 1 kinds of devices)"),
+        ("milp", "milp.MAX_CONSTRAINTS", "the program would have 3 pieces, 13 variables and 18 constraints"),
+    ],
+)
+def test_what_is_too_large_for_the_solver_still_has_status_bound_and_gap(solver, limit, size, monkeypatch):
+    monkeypatch.setattr(f"hydrasim.optimum.{limit}", 2)
+    command = f"waiting.yaml --devices 2 --effects theory --solver {solver}"
+    found = json_of(f"{command} -o plan.json")
+    assert [found[key] for key in ("status", "makespan_s", "bound_s")] == ["FEASIBLE", 7.0, 6.0]
+    assert (found["model"]["status"], found["planned_by"]) == ("REFUSED", found["warm_start"])
+    assert found["refused"].startswith(size)
+    lines = run(command).stdout.splitlines()
+    assert f"no solver was tried: {found['refused']}" in lines
+    assert lines[-1].startswith("simulated: FEASIBLE, makespan 7.00 s, bound 6.00 s, gap 14.29 %; ")
+
+
+def test_a_solver_that_was_tried_was_not_refused():
+    assert json_of("waiting.yaml --devices 2 --effects theory")["refused"] is None
+
+
+@pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("--preset paper-fig7", "CP-SAT would get 16,000 intervals"),
-        ("--preset paper-fig7 --models 64 --devices 8 --solver milp", "2,560 pieces, 3,248,641 variables"),
         ("waiting.yaml --devices 2 --memory 2MB --solver milp", "the paper's program knows no transfers"),
         ("--preset paper-fig6 --effects noise", "under noise a plan may beat any bound"),
         ("--preset paper-fig6 --solver gurobi", "'gurobi' is not one of the solvers: cp-sat, milp"),

@@ -1,17 +1,15 @@
-"""The scheduler study: ratios to what no plan beats, decisions that are timed and not changed, programs that fit."""
+"""The scheduler study: ratios to what no plan beats, decisions that are timed and not changed, what the note says."""
 
 import json
 
 import pytest
 
-from experiments.figures import scheduler
-from experiments.figures.scheduler import COLD, POLICIES, WARM, Setting, Timed, largest_pieces
-from hydrasim.errors import WorkloadError
-from hydrasim.optimum import milp
-from hydrasim.optimum.problem import problem_of
+from experiments.experiment import read_frame
+from experiments.figures import note, scheduler
+from experiments.figures.scheduler import POLICIES, Timed
+from experiments.paper.programs import COLD, WARM, WAYS
 from hydrasim.policies import make_policy
 from hydrasim.presets import paper_fig6, paper_fig7
-from hydrasim.profile import StatedCosts
 from hydrasim.simulator import simulate
 
 
@@ -39,6 +37,27 @@ def test_a_solver_started_from_a_plan_has_one(frame):
     assert rows.loc[WARM, "num_pieces"] == 16
 
 
+def test_a_solver_s_rows_are_labelled_so_and_not_held_against_itself(frame):
+    solver = frame[frame["policy"].isin(WAYS)]
+    assert set(solver["label"]) == {"solver"}
+    assert solver[["paper_ratio", "error_fraction"]].isna().all(axis=None)
+    assert set(frame["label"][~frame["policy"].isin(WAYS)]) == {"simulated"}
+
+
+def test_the_note_says_what_the_table_holds(frame):
+    frame = frame.assign(scheduling_s=frame["scheduling_s"].mask(frame["policy"] == COLD, 123.4))
+    frame.loc[frame["policy"] == WARM, ["ratio", "status"]] = 1.5, "OPTIMAL"
+    frame.loc[frame["policy"] == COLD, "ratio"] = float("nan")
+    text = note(scheduler, frame)
+    assert "40 % with 8 models and 5 % with 64 models are simulated" in text
+    assert "put together into at most 2 pieces" in text
+    assert "a limit of 100 s by the clock and overruns it: with building the program it took up to 123 s" in text
+    assert (
+        "Started cold it finds a plan in none of 1 worlds; from longest-remaining-time first a plan in 1 of 1" in text
+    )
+    assert "1.500 to 1.500 times the bound, 1 of them proven" in text
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_timing_changes_nothing(policy):
     preset = paper_fig7(8, 4, "heterogeneous", 1, 0.01)
@@ -56,25 +75,6 @@ def test_fig_6_is_two_ratios_by_hand():
     assert simulate(preset.workload, preset.cluster, Timed(), effects="theory").makespan_s == 6.0
 
 
-@pytest.mark.parametrize(("models", "devices"), [(8, 4), (8, 8), (64, 4), (64, 8)])
-def test_as_many_pieces_as_the_program_may_have(models, devices):
-    preset = paper_fig7(models, devices, "homogeneous", 0, 0.25)
-    pieces = largest_pieces(Setting("homogeneous", models, devices))
-    costs = StatedCosts(preset.workload, preset.cluster)
-    milp.check_size(problem_of(preset.workload, preset.cluster, costs, pieces))
-    assert pieces <= milp.PIECES_PER_JOB
-    if pieces < milp.PIECES_PER_JOB:
-        with pytest.raises(WorkloadError, match="at most"):
-            milp.check_size(problem_of(preset.workload, preset.cluster, costs, pieces + 1))
-
-
-def test_answers_are_kept_and_not_sought_again(tmp_path):
-    setting, path = Setting("homogeneous", 8, 4), tmp_path / "solved.json"
-    kept = {scheduler._key(setting, way): {"status": way} for way in (WARM, COLD)}
-    path.write_text(json.dumps(kept))
-    assert scheduler._answers([setting], path, fresh=False) == kept
-
-
 def test_the_paper_s_numbers_are_those_of_its_figure():
     quoted = scheduler._PAPER
     assert len(quoted) == 8
@@ -86,3 +86,14 @@ def test_the_paper_s_numbers_are_those_of_its_figure():
 
 def test_draws_ratios_above_seconds(frame):
     assert len(scheduler.draw(frame).axes) == 2
+
+
+def test_what_is_too_tall_is_written_and_what_was_not_found_too(frame):
+    frame = frame.assign(ratio=frame["ratio"].mask(frame["policy"] == WARM, 7.25).mask(frame["policy"] == COLD))
+    texts = [text.get_text() for text in scheduler.draw(frame).axes[0].texts]
+    assert texts == ["7.25", "no plan found"]
+
+
+def test_the_published_note_is_that_of_the_published_table():
+    folder = scheduler.SOLVED.parent
+    assert json.loads((folder / "run.json").read_text())["note"] == note(scheduler, read_frame(scheduler, folder))

@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from hydrasim import Bus, Cluster, Device, Link, Shard, TrainingJob, Workload, simulate
+from hydrasim.errors import HydraError
 from hydrasim.mechanism import EFFECTS, Effects
 from hydrasim.optimum.bounds import loaded_bytes, lower_bounds, stored_bytes
 from hydrasim.optimum.solution import find_optimum
 from hydrasim.policies import policies
 from hydrasim.profile import StatedCosts
+from tests.hydrasim.optimum.worlds import CurveCosts, curves
+from tests.invariants.strategies import World, worlds
 from tests.worlds import BLOCK, BYTE_A_SECOND, devices, fig6, heavy, job, workload
 
 
@@ -169,3 +174,36 @@ def test_no_policy_beats_a_bound(policy: str, effects: Effects):
     jobs = workload(heavy("A", shards=3, minibatches=2), heavy("B", minibatches=3), heavy("C", shards=2, blocks=2))
     cluster = devices(2, blocks=3, link=BYTE_A_SECOND)
     assert simulate(jobs, cluster, policy, effects=effects).makespan_s >= max(bounds(jobs, cluster, effects).values())
+
+
+CURVE = [(1 * BLOCK, 1.0), (3 * BLOCK, 1.0), (6 * BLOCK, 6.0)]  # best at three blocks, which no power of two is
+
+
+@pytest.mark.parametrize("blocks", [1, 3, 6])
+@pytest.mark.parametrize("policy", policies())
+def test_no_policy_beats_a_bound_where_the_best_rate_is_in_between(policy: str, blocks: int):
+    jobs, cluster = workload(*(heavy(name, compute_s=0.0, blocks=blocks) for name in "ABCDEFGH")), devices(1, blocks=24)
+    costs = CurveCosts(jobs, cluster, CURVE)
+    made = simulate(jobs, cluster, policy, costs=costs, effects="transfers")
+    assert made.makespan_s >= max(lower_bounds(jobs, cluster, costs, "transfers").values())
+
+
+def test_loads_are_attained_where_the_best_rate_is_in_between():
+    jobs, cluster = workload(*(heavy(name, compute_s=0.0, blocks=3) for name in "ABCDEFGH")), devices(1, blocks=24)
+    costs = CurveCosts(jobs, cluster, CURVE)
+    assert lower_bounds(jobs, cluster, costs, "transfers")["loads"] == 8 * 1.0 + 1.0
+    assert simulate(jobs, cluster, "fifo", costs=costs, effects="transfers").makespan_s == 9.0
+
+
+@settings(max_examples=60)
+@given(world=worlds(), points=curves(), effects=st.sampled_from(EFFECTS[1:-1]))
+def test_no_plan_beats_a_bound_on_measured_copies(world: World, points: list[tuple[int, float]], effects: Effects):
+    costs = CurveCosts(world.workload, world.cluster, points)
+    try:
+        made = simulate(
+            world.workload, world.cluster, world.policy, costs=costs, mechanism=world.mechanism, effects=effects
+        )
+    except HydraError:
+        assume(False)
+    for name, bound_s in lower_bounds(world.workload, world.cluster, costs, effects).items():
+        assert bound_s <= made.makespan_s + 1e-9, name

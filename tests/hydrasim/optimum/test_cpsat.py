@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from hydrasim import Cluster, Device, Shard, TrainingJob, Workload, simulate
-from hydrasim.errors import WorkloadError
+from hydrasim.errors import HydraError
 from hydrasim.optimum import cpsat
 from hydrasim.optimum.problem import Problem, problem_of
 from hydrasim.policies.follow_plan import FollowPlan
@@ -85,16 +85,17 @@ def test_a_search_without_time_still_says_what_it_knows():
 def test_too_many_units_are_refused_with_their_number():
     jobs = workload(job("A", minibatches=10_001))
     problem = problem_of(jobs, devices(2), StatedCosts(jobs, devices(2)))
-    with pytest.raises(WorkloadError, match=r"10,001 intervals \(10,001 units on 1 kinds of devices\).*most 10,000"):
-        cpsat.check_size(problem, switching=False)
+    assert cpsat.refusal(problem, switching=False) == (
+        "CP-SAT would get 10,001 intervals (10,001 units on 1 kinds of devices); without switch times at most 10,000 "
+        "are tried"
+    )
 
 
 def test_with_switch_times_far_fewer_are_tried():
     jobs = workload(job("A", minibatches=151))
     problem = problem_of(jobs, devices(2), StatedCosts(jobs, devices(2)))
-    cpsat.check_size(problem, switching=False)
-    with pytest.raises(WorkloadError, match=r"302 intervals \(151 units on 2 devices\), and 22,800 ordered pairs"):
-        cpsat.check_size(problem, switching=True)
+    assert not cpsat.refusal(problem, switching=False)
+    assert "302 intervals (151 units on 2 devices), and 22,800 ordered pairs" in cpsat.refusal(problem, switching=True)
 
 
 def independent_optimum_s(problem: Problem) -> float:
@@ -135,3 +136,12 @@ def test_pyjobshop_finds_the_same_optimum(seed: int):
     found = cpsat.solve(problem, guess, guess_s, 20.0)
     assert found.model.status == "OPTIMAL"
     assert found.bound_s == independent_optimum_s(problem)
+
+
+def test_a_program_without_a_solution_is_our_mistake():
+    # the guess takes 4 s, so plans of at most 3 s are none
+    problem, guess, _ = posed(*unfair(), "resident-lrtf")
+    model = cpsat.CpModel(problem, guess, 0.0, None)
+    model.model.add(model.makespan <= model.ticks(3.0))
+    with pytest.raises(HydraError, match=r"says that there is no plan, yet a policy made one; this is a bug"):
+        model.solve(5.0, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hydrasim import Cluster, Device, simulate
-from hydrasim.errors import WorkloadError
+from hydrasim.errors import HydraError
 from hydrasim.optimum import milp
 from hydrasim.optimum.problem import guess_of, problem_of
 from hydrasim.policies.follow_plan import FollowPlan
@@ -30,6 +30,26 @@ def test_left_the_start_to_it_the_solver_proves_the_same():
     warm = milp.solve(problem, guess, time_limit_s=0.0)
     assert (cold.model.makespan_s, warm.model.makespan_s) == (None, pytest.approx(guess_s))
     assert milp.solve(problem, guess, warm_start=False).bound_s == pytest.approx(4.0, rel=1e-6)
+
+
+def test_a_cold_search_knows_no_plan(monkeypatch: pytest.MonkeyPatch):
+    problem, guess, _ = posed(*unfair())
+    monkeypatch.delattr(milp, "_in_order")
+    monkeypatch.delattr(milp, "_longest_first")
+    assert milp.solve(problem, guess, warm_start=False).model.makespan_s == pytest.approx(4.0, rel=1e-6)
+
+
+def test_a_cold_search_may_find_anything_up_to_all_work_in_turn():
+    cluster = Cluster((Device(1, speed=2.0), Device(1)))
+    problem, _, _ = posed(workload(job("A", shards=2), job("B", arrival_s=1.0)), cluster)
+    assert milp._in_turn_s(problem) == 1.0 + 4.0 + 2.0
+
+
+def test_a_program_without_a_solution_is_our_mistake(monkeypatch: pytest.MonkeyPatch):
+    problem, guess, _ = posed(*unfair())
+    monkeypatch.setattr(milp, "_in_turn_s", lambda problem: 3.0)  # nothing fits
+    with pytest.raises(HydraError, match=r"says that there is no plan, yet a policy made one; this is a bug"):
+        milp.solve(problem, guess, warm_start=False)
 
 
 def test_a_better_order_than_that_of_arrival():
@@ -70,15 +90,17 @@ def test_fig7_fits_only_when_its_units_are_put_together():
     costs = StatedCosts(world.workload, world.cluster)
     together = problem_of(world.workload, world.cluster, costs, milp.PIECES_PER_JOB)
     assert [len(chain) for chain in together.chains] == [40] * 8
-    milp.check_size(together)
+    assert not milp.refusal(together)
 
 
 def test_larger_ones_are_refused_with_the_estimate():
     world = paper_fig7(models=64, devices=8, units_scale=0.1)
     costs = StatedCosts(world.workload, world.cluster)
     problem = problem_of(world.workload, world.cluster, costs, milp.PIECES_PER_JOB)
-    with pytest.raises(WorkloadError, match=r"2,560 pieces, 3,248,641 variables and 51,614,720 constraints; at most 4"):
-        milp.check_size(problem)
+    assert milp.refusal(problem) == (
+        "the program would have 2,560 pieces, 3,248,641 variables and 51,614,720 constraints; at most 400,000 "
+        "constraints are tried"
+    )
 
 
 def test_the_bound_of_pieces_put_together_is_no_bound_of_plans():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hydrasim import Mechanism, Plan, simulate
 from hydrasim.errors import HydraError, ShardTooLarge
-from hydrasim.optimum import SolverName, find_optimum
+from hydrasim.mechanism import Effects
+from hydrasim.optimum import SolverName, cpsat, find_optimum, milp, solution
+from hydrasim.optimum.solution import sound_bound_s
 from hydrasim.policies import policies
 from hydrasim.policies.follow_plan import FollowPlan
 from tests.hydrasim.optimum.worlds import two_in_turn, worth_waiting
@@ -75,6 +78,43 @@ def test_the_mechanism_counts():
     cluster = devices(1, blocks=2, link=BYTE_A_SECOND)
     found = find_optimum(jobs, cluster, effects="transfers", mechanism=Mechanism(prefetch=False))
     assert (found.status, found.makespan_s) == ("OPTIMAL", 64.0 + 20 + 64 + 20 + 64)
+
+
+@pytest.mark.parametrize("solver", ["cp-sat", "milp"])
+def test_what_is_too_large_for_the_solver_still_has_plan_bound_and_gap(
+    solver: SolverName, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(cpsat, "MAX_INTERVALS", 2)
+    monkeypatch.setattr(milp, "MAX_CONSTRAINTS", 2)
+    found = find_optimum(*worth_waiting(), solver=solver)
+    assert (found.status, found.makespan_s, found.bound_s) == ("FEASIBLE", 7.0, max(found.bounds.values()))
+    assert found.model.status == "REFUSED"
+    assert "at most 2" in found.model.statement
+    assert found.plan.policy == found.warm_start
+    assert solver not in found.bounds
+
+
+def test_what_is_too_large_may_be_proven_all_the_same(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cpsat, "MAX_INTERVALS", 2)
+    assert find_optimum(fig6(), devices(2)).status == "OPTIMAL"
+
+
+@pytest.mark.parametrize("effects", ["theory", "transfers"])
+def test_a_bound_above_a_makespan_is_our_mistake(effects: Effects, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(solution, "lower_bounds", lambda *_: {"area": 6.5})
+    with pytest.raises(HydraError, match=r"'area' says .* less than 6.5 s, yet one takes 6.0 s; this is a bug"):
+        find_optimum(fig6(), devices(2), effects=effects)
+
+
+def test_a_solver_s_bound_above_its_own_plan_is_our_mistake(monkeypatch: pytest.MonkeyPatch):
+    proves, right = cpsat.solve, 6.0
+    monkeypatch.setattr(cpsat, "solve", lambda *given: replace(proves(*given), bound_s=right + 0.5))
+    with pytest.raises(HydraError, match=r"'cp-sat' says .* less than 6.5 s, yet one takes 6.0 s; this is a bug"):
+        find_optimum(*worth_waiting())
+
+
+def test_a_bound_may_be_above_by_rounding():
+    assert sound_bound_s({"area": 6.0 + 1e-7, "longest_job": 2.0}, 6.0) == 6.0
 
 
 def test_noise_has_no_optimum():

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from hypothesis import strategies as st
+
 from hydrasim import Cluster, Shard, Timeline, TrainingJob, Workload, simulate
+from hydrasim.cluster import Direction
 from hydrasim.optimum.problem import Placed, Problem, guess_of, problem_of
-from hydrasim.profile import StatedCosts
+from hydrasim.profile import StatedCosts, _interpolate
 from tests.worlds import BLOCK, BYTE_A_SECOND, devices, workload
 
 
@@ -39,3 +44,24 @@ def two_in_turn() -> tuple[Workload, Cluster]:
     """
     jobs = (TrainingJob(name, (Shard(0.0, 10.0, parameter_bytes=BLOCK),), 2) for name in "AB")
     return workload(*jobs), devices(1, blocks=1, link=BYTE_A_SECOND)
+
+
+class CurveCosts(StatedCosts):
+    """Stated costs, but for copies: on lines between points of bytes and seconds, as in a profile."""
+
+    def __init__(self, jobs: Workload, cluster: Cluster, points: Sequence[tuple[int, float]]) -> None:
+        super().__init__(jobs, cluster)
+        self._points = sorted(points)
+
+    def copy_s(self, nbytes: int, device: int, direction: Direction) -> float:
+        return _interpolate(self._points, nbytes)
+
+    def copy_sizes(self, device: int, direction: Direction) -> list[int]:
+        return [size for size, _ in self._points]
+
+
+@st.composite
+def curves(draw: st.DrawFn) -> list[tuple[int, float]]:
+    """Draw measured copies: any size, any seconds, so that parts may be quicker than wholes."""
+    seconds = draw(st.dictionaries(st.integers(1, 16), st.integers(1, 16), min_size=1, max_size=5))
+    return [(size * BLOCK // 2, eighths / 8) for size, eighths in seconds.items()]

@@ -1,0 +1,42 @@
+"""What solvers answered, kept in results/NAME/solved.json: minutes of search that a figure need not repeat.
+
+A key holds a hash of all that determines the answer, so that what has changed is solved again. The file belongs to the
+repository, wherever tables and pictures are written to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from hydrasim.disk import make_folder, write_text
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+
+Answer = dict[str, Any]  # JSON values
+
+
+class Solved(dict[str, Answer]):
+    """A file of answers by key."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(json.loads(path.read_text()) if path.exists() else {})
+        self._path = path
+
+    def keep(self, key: str, answer: Answer) -> None:
+        """Add an answer, and write the file."""
+        self[key] = answer
+        make_folder(self._path.parent)
+        write_text(self._path, json.dumps(dict(sorted(self.items())), indent=1) + "\n")
+
+
+def solved_file(figure: str) -> Path:
+    """Return where the answers of a figure are kept."""
+    return RESULTS / figure / "solved.json"
+
+
+def digest_of(fields: list[Any]) -> str:
+    """Return a short hash of JSON values."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
