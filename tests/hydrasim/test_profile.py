@@ -75,6 +75,12 @@ def test_copies_are_interpolated_between_measured_sizes(nbytes: int, seconds: fl
     assert profile().costs(devices(1)).copy_s(nbytes, 0, "h2d") == seconds
 
 
+def test_the_sizes_that_were_measured_are_known():
+    costs = profile().costs(devices(1))
+    assert costs.copy_sizes(0, "h2d") == [64, 128, 256]
+    assert costs.copy_sizes(0, "d2h") == [64]
+
+
 def test_measured_units_and_fetches_are_looked_up():
     costs = profile().costs(devices(1))
     assert costs.compute_s(UNIT, 0) == 4.0
