@@ -13,13 +13,13 @@ import pandas as pd
 from experiments.figures import About
 from experiments.paper.counting import ModelSpec
 from experiments.paper.drawing import new_figure
-from experiments.paper.runs import STEADY_MINIBATCHES, Outcome, Run, run_by_difference
+from experiments.paper.runs import STEADY_MINIBATCHES, Outcome, Run, run_by_difference, scaled
 from experiments.paper.worlds import PaperJob, World, rival_world, sharp_world
 from hydrasim.cluster import Bus
 from hydrasim.machine import Machine
 from hydrasim.machines import MACHINES
 from hydrasim.mechanism import OURS
-from hydrasim.systems import System, make_system
+from hydrasim.systems.task_groups import TaskGroups
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,16 +31,25 @@ ABOUT = About(
     label="simulated",
     source="",
     keys=("model", "link_gb_per_s", "num_jobs", "num_devices", "costs"),
-    note="When not to use SHARP: with fewer jobs than devices (70 of 72 fields), as devices without a job idle: DDP, "
-    "FSDP or FSDP with offload are up to 24 times as fast; and for a model that fits the devices together but not "
-    "one of them, which FSDP trains sooner at every link speed and number of jobs shown (SHARP has 0.04 to 0.97 "
-    "of its throughput). When to use it: with at least as many jobs as devices, SHARP has 1.0 to 1.5 times the "
-    "throughput of the best rival where a model fits one device, and 1.1 to 2.1 times where it does not fit all "
-    "together; on a single device 1.3 to 1.7 times where it does not fit that. SHARP is taken at the better of "
-    "resident-lrtf and fifo; the former takes up to 1.8 times as long as the latter. Held fixed: A100s of 40 GB, "
-    "two a PCIe switch, NVSwitch, host memory without end, autocast, SGD, mini-batches of 16 sequences of 512 "
-    "tokens. Without NVSwitch the rivals would exchange layers over the links too.",
+    note="When not to use SHARP: with fewer jobs than devices, as devices without a job idle: in {num_few_lost} of "
+    "{num_few} such fields a rival is sooner done, up to {few_times} times as fast; and for a model that fits the "
+    "devices together but not one of them, where with more than one device SHARP has {together_low} to "
+    "{together_high} of the best rival's throughput. Where a model fits one device, it has {one_low} to {one_high} "
+    "times that of plain task parallelism, a job a device at a time, with at least as many jobs as devices: nothing to "
+    "gain. When to use it: with at least as many jobs as devices where a model does not fit all of them together, and "
+    "fast links: {none_50} times the best rival's throughput at 50 GB/s and {none_25} at 25. At 12 and 6 GB/s it is "
+    "{none_12} and {none_6}, as SHARP copies parameters in fp32, to update them on the device, and ZeRO-3 in half. "
+    "SHARP is taken at the better of resident-lrtf and fifo; the former takes up "
+    "to {policy_times} times as long as the latter. Rivals are at their best of {num_settings} settings and of 1, 2, "
+    "4 or 8 groups of devices that train jobs beside each other; FSDP and ZeRO-3 gather and reduce in half, DDP "
+    "reduces in fp32. Simulated are {minibatches} mini-batches of each of SHARP's jobs, {rival_minibatches} of rivals "
+    "whose mini-batches are alike, and {sharing_minibatches} of offloading ones beside each other; a difference of "
+    "two lengths extends them to {full_minibatches}. Held fixed: A100s of 40 GB, two a PCIe switch, NVSwitch, host "
+    "memory without end, autocast, SGD, mini-batches of 16 sequences of 512 tokens. Without NVSwitch the rivals would "
+    "exchange layers over the links too.",
 )
+
+_TASK = "task parallelism"
 
 # Held fixed: A100s of 40 GB, NVSwitch between them, two a PCIe switch as fast as one's link, host memory of 170 GB/s
 # without end; autocast, SGD, mini-batches of 16 sequences of 512 tokens.
@@ -51,26 +60,36 @@ _MODELS = {  # blocks of GPT-J's width; shards for the rivals to gather or to ma
     "41B: not even eight": (200, 40),
 }
 _LINKS_GB, _JOBS, _DEVICES = (6, 12, 25, 50), (1, 2, 4, 8, 16), (1, 2, 4, 8)
-# Of the mini-batches that other figures simulate. Who stays with a job as long as two loads take does so for more of
-# them, the smaller the job.
-_SHARES = dict(zip(_MODELS, (6, 25, 50), strict=True))
-_RIVALS_LENGTH = 2  # their mini-batches are alike
-_RIVALS: dict[str, list[System]] = {  # each at its best of these settings
-    "DDP": [make_system("ddp", {"recompute": flag}) for flag in ("false", "true")],
-    "FSDP": [make_system("fsdp", {"recompute": flag}) for flag in ("false", "true")],
-    "FSDP offload": [make_system("fsdp-offload")],
-    "GPipe": [make_system("gpipe", {"microbatches": "8", "recompute": mode}) for mode in ("never", "always")],
-    "ZeRO-3 offload": [make_system("zero3-offload")],
+# Mini-batches of each of SHARP's jobs. Who stays with a job as long as two loads take does so for tens of them where a
+# job is small; with resident-lrtf where models fit one device, makespans are known to 2 %, all others do not change.
+_LENGTHS = dict(zip(_MODELS, (100, 8, 4), strict=True))
+_ALIKE_LENGTH = 2  # of rivals whose mini-batches are alike
+_SHARING_LENGTH = 4  # of groups that load from the host beside each other
+_RECOMPUTE = ("recompute=false", "recompute=true")
+_HALF = ":mixed_precision=true"
+_RIVALS = {  # techniques, each at its best of these; what is simplest comes first
+    _TASK: [f"deepspeed-mp:{mode}" for mode in _RECOMPUTE],
+    "DDP": [f"ddp:{mode}" for mode in _RECOMPUTE],
+    "FSDP": [f"fsdp:{mode}{_HALF}" for mode in _RECOMPUTE],
+    "GPipe": [
+        f"gpipe:microbatches={count}:recompute={mode}" for count, mode in product((2, 4, 8, 16), ("never", "always"))
+    ],
+    "FSDP offload": [f"fsdp-offload:{mode}{_HALF}" for mode in _RECOMPUTE],
+    "ZeRO-3 offload": [f"zero3-offload:{mode}{_HALF}" for mode in _RECOMPUTE],
 }
-_EVEN_FRACTION = 0.005
+_OFFLOADING = ("FSDP offload", "ZeRO-3 offload")
+_EVEN_FRACTION, _EVEN_HATCH = 0.005, "//"
 _SHARP, _FIFO = "SHARP", "SHARP, by fifo alone"
 _POLICIES = {_SHARP: "resident-lrtf", _FIFO: "fifo"}
 _COLOURS = {  # from Okabe and Ito
-    _SHARP: "#56B4E9", _FIFO: "#BBDFF5", "DDP": "#E69F00", "FSDP": "#009E73", "FSDP offload": "#F0E442",
-    "GPipe": "#CC79A7", "ZeRO-3 offload": "#D55E00",
+    _SHARP: "#56B4E9", _FIFO: "#BBDFF5", _TASK: "#BBBBBB", "DDP": "#E69F00", "FSDP": "#009E73",
+    "GPipe": "#CC79A7", "FSDP offload": "#F0E442", "ZeRO-3 offload": "#D55E00",
 }  # fmt: skip
 
 Place = tuple[str, int, int]  # model, link, number of devices
+Rival = tuple[
+    Place, str, str, int
+]  # its name, its setting, and how many groups of devices train jobs beside each other
 
 
 def machine(link_gb_per_s: float) -> Machine:
@@ -89,61 +108,87 @@ def machine(link_gb_per_s: float) -> Machine:
 
 
 def run(smoke: bool = False, *, num_minibatches: int = STEADY_MINIBATCHES) -> pd.DataFrame:
-    """Return a row a model, link, number of jobs and of devices; the rivals' jobs are equal and follow each other."""
+    """Return a row a model, link, number of jobs and of devices; jobs are equal."""
     models = list(_MODELS)[:2] if smoke else list(_MODELS)
     links, counts = (_LINKS_GB[:1], _JOBS[:2]) if smoke else (_LINKS_GB, _JOBS)
     rows = []
     for model in models:
-        rivals: dict[tuple[Place, str, int], Run] = {}
-        sharp: dict[tuple[Place, int, str], Run] = {}
         places = [(model, link, num_devices) for link in links for num_devices in _DEVICES]
+        rivals: dict[Rival, Run] = {}
+        sharp: dict[tuple[Place, int, str], Run] = {}
         for place in places:
             worlds = _worlds(place, counts)
-            for name, settings in _RIVALS.items():
-                rivals |= {(place, name, n): Run(worlds[0], system=system) for n, system in enumerate(settings)}
-            for count, name in product(counts, _POLICIES):
-                sharp[place, count, name] = Run(worlds[count], _POLICIES[name])
-        length = 2 if smoke else num_minibatches // _SHARES[model]
-        of_rivals = dict(zip(rivals, run_by_difference([*rivals.values()], min(length, _RIVALS_LENGTH)), strict=True))
+            rivals |= _rivals(place, counts)
+            sharp |= {(place, n, name): Run(worlds[n], _POLICIES[name]) for n, name in product(counts, _POLICIES)}
+        length = 2 if smoke else scaled(_LENGTHS[model], num_minibatches)
         of_sharp = dict(zip(sharp, run_by_difference([*sharp.values()], length), strict=True))
+        of_rivals: dict[Rival, Outcome] = {}
+        for sharing, least in ((False, _ALIKE_LENGTH), (True, 2 if smoke else _SHARING_LENGTH)):
+            chosen = {key: run for key, run in rivals.items() if _shares_the_host(key) is sharing}
+            found = run_by_difference([*chosen.values()], scaled(least, num_minibatches))
+            of_rivals |= dict(zip(chosen, found, strict=True))
         for place, count in product(places, counts):
             ours = {name: of_sharp[place, count, name] for name in _POLICIES}
-            rows.append(_row(place, count, ours, _best(of_rivals, place)))
+            rows.append(_row(place, count, ours, _best(of_rivals, place, count)))
     return pd.DataFrame(rows)
 
 
 def _worlds(place: Place, counts: Sequence[int]) -> dict[int, World]:
-    """Return a place's world by the number of jobs, and at 0 the one of a single job for rivals."""
+    """Return a place's world by the number of jobs."""
     model, link, num_devices = place
-    num_blocks, num_shards = _MODELS[model]
-    spec, made = ModelSpec("gptj", str(num_blocks), _BATCH_SIZE), machine(link)
-    jobs = [PaperJob(f"j{index}", spec, _NUM_MINIBATCHES) for index in range(max(counts))]
-    worlds = {n: sharp_world(jobs[:n], made, num_devices=num_devices, mechanism=OURS) for n in counts}
-    rivals = rival_world(jobs[:1], made, num_devices=num_devices, precision="autocast", num_shards=num_shards)
-    return worlds | {0: rivals}
+    return {
+        n: sharp_world(_jobs(model, n), machine(link), num_devices=num_devices, mechanism=OURS) for n in counts
+    }  # fmt: skip
 
 
-def _best(outcomes: dict[tuple[Place, str, int], Outcome], place: Place) -> dict[str, float]:
-    """Return what each rival takes for a job at its best setting, those that are not refused."""
-    best: dict[str, float] = {}
-    for (where, name, _), outcome in outcomes.items():
-        if where == place and not outcome.error:
-            best[name] = min(outcome.makespan_s, best.get(name, math.inf))
+def _jobs(model: str, count: int) -> list[PaperJob]:
+    spec = ModelSpec("gptj", str(_MODELS[model][0]), _BATCH_SIZE)
+    return [PaperJob(f"j{index}", spec, _NUM_MINIBATCHES) for index in range(count)]
+
+
+def _rivals(place: Place, counts: Sequence[int]) -> dict[Rival, Run]:
+    """Return a run a setting and number of groups, with a job a group."""
+    model, link, num_devices = place
+    runs: dict[Rival, Run] = {}
+    for groups in (n for n in counts if n <= num_devices):
+        jobs, shards = _jobs(model, groups), _MODELS[model][1]
+        world = rival_world(jobs, machine(link), num_devices=num_devices, precision="autocast", num_shards=shards)
+        for name, settings in _RIVALS.items():
+            runs |= {(place, name, text, groups): Run(world, system=TaskGroups(text, groups)) for text in settings}
+    return runs
+
+
+def _shares_the_host(rival: Rival) -> bool:
+    """Tell whether groups get in each other's way, so that their mini-batches are not alike from the first on."""
+    _, name, _, groups = rival
+    return name in _OFFLOADING and groups > 1
+
+
+def _best(outcomes: dict[Rival, Outcome], place: Place, num_jobs: int) -> dict[str, tuple[float, int]]:
+    """Return what each rival that is not refused takes at its best for so many jobs, and in how many groups."""
+    best: dict[str, tuple[float, int]] = {}
+    for (where, name, _, groups), outcome in outcomes.items():
+        if where == place and groups <= num_jobs and not outcome.error:
+            taken_s = -(-num_jobs // groups) * outcome.makespan_s
+            best[name] = min((taken_s, groups), best.get(name, (math.inf, 0)))
     return best
 
 
-def _row(place: Place, num_jobs: int, ours: dict[str, Outcome], rivals: dict[str, float]) -> dict[str, object]:
+def _row(
+    place: Place, num_jobs: int, ours: dict[str, Outcome], rivals: dict[str, tuple[float, int]]
+) -> dict[str, object]:
     """Return a row; the winner is SHARP by its usual policy, by the other one only, or the best rival.
 
-    Who is as fast but for half a per cent does not win over SHARP.
+    Whoever is within half a per cent of another is as fast. Of rivals that are as fast the simplest is the best; if it
+    is as fast as SHARP, it wins, as it asks for less.
     """
     model, link, num_devices = place
-    times = {name: num_jobs * seconds for name, seconds in rivals.items()}
-    best = min(times, key=times.__getitem__, default="")
-    best_s, usual_s = times.get(best, math.nan), ours[_SHARP].makespan_s
+    least_rival_s = min((seconds for seconds, _ in rivals.values()), default=math.nan)
+    best = next((name for name in _RIVALS if name in rivals and _even(rivals[name][0], least_rival_s)), "")
+    usual_s = ours[_SHARP].makespan_s
     least_s = min(usual_s, ours[_FIFO].makespan_s)
-    enough_s = best_s * (1 + _EVEN_FRACTION)
-    winner = best if least_s > enough_s else _FIFO if usual_s > enough_s else _SHARP
+    even = _even(least_s, least_rival_s)
+    sharp = _SHARP if usual_s < least_rival_s * (1 - _EVEN_FRACTION) or not rivals else _FIFO
     return {
         "model": model,
         "link_gb_per_s": link,
@@ -152,13 +197,46 @@ def _row(place: Place, num_jobs: int, ours: dict[str, Outcome], rivals: dict[str
         "costs": "zero-constant",
         "label": ABOUT.label,
         **{f"{name} hours": outcome.makespan_s / 3600 for name, outcome in ours.items()},
-        **{f"{name} hours": times.get(name, math.nan) / 3600 for name in _RIVALS},
+        **{f"{name} hours": rivals.get(name, (math.nan, 0))[0] / 3600 for name in _RIVALS},
         "best_rival": best,
-        "winner": winner,
-        "ratio": best_s / usual_s,
-        "ratio_of_best_policy": best_s / least_s,
+        "num_groups": rivals[best][1] if best else 0,
+        "winner": best if even or least_rival_s < least_s else sharp,
+        "even": even,
+        "ratio": least_rival_s / least_s,
+        "simulated_minibatches": ours[_SHARP].simulated_minibatches,
         "utilization": ours[_SHARP].utilization,
         "error": ours[_SHARP].error,
+    }
+
+
+def _even(seconds: float, other_s: float) -> bool:
+    return abs(seconds / other_s - 1) <= _EVEN_FRACTION
+
+
+def facts(frame: pd.DataFrame) -> dict[str, str]:
+    """Return the numbers of the note."""
+    ratio, several = frame["ratio"], frame["num_devices"] > 1
+    one, together, _ = (frame["model"] == model for model in _MODELS)
+    few = frame[frame["num_jobs"] < frame["num_devices"]]
+    enough = frame["num_jobs"] >= frame["num_devices"]
+    lost = few[~few["even"] & ~few["winner"].isin(_POLICIES)]
+    each = (frame["simulated_minibatches"] / frame["num_jobs"]).groupby(frame["model"], sort=False).first()
+    spans = {"together": together & several, "one": one & enough}
+    missing = ~one & ~together & enough | together & ~several
+    by_link = {link: ratio[missing & (frame["link_gb_per_s"] == link)] for link in _LINKS_GB}
+    return {
+        "num_few": str(len(few)),
+        "num_few_lost": str(len(lost)),
+        "few_times": f"{1 / lost['ratio'].min():.0f}",
+        **{f"{name}_low": f"{ratio[rows].min():.2f}" for name, rows in spans.items()},
+        **{f"{name}_high": f"{ratio[rows].max():.2f}" for name, rows in spans.items()},
+        **{f"none_{link}": f"{found.min():.2f} to {found.max():.2f}" for link, found in by_link.items()},
+        "policy_times": f"{(frame[f'{_SHARP} hours'] / frame[f'{_FIFO} hours']).max():.1f}",
+        "num_settings": str(sum(map(len, _RIVALS.values()))),
+        "minibatches": ", ".join(f"{each[model]:.0f} ({model.partition(':')[0]})" for model in _MODELS),
+        "rival_minibatches": str(_ALIKE_LENGTH),
+        "sharing_minibatches": str(_SHARING_LENGTH),
+        "full_minibatches": str(_NUM_MINIBATCHES),
     }
 
 
@@ -174,9 +252,11 @@ def draw(frame: pd.DataFrame) -> Figure:
             _panel(axes, frame[(frame["model"] == model) & (frame["link_gb_per_s"] == link)])
             axes.set_title(f"{model}\nlinks of {link} GB/s", fontsize=9)
     shown = [name for name in _COLOURS if name in set(frame["winner"])]
+    handles = [Patch(facecolor=_COLOURS[name], edgecolor="black", linewidth=0.5, label=name) for name in shown]
+    as_fast = f"SHARP is as fast, within {_EVEN_FRACTION:.1%}"
+    handles.append(Patch(facecolor="white", edgecolor="black", linewidth=0.5, hatch=_EVEN_HATCH, label=as_fast))
     figure.legend(
-        handles=[Patch(facecolor=_COLOURS[name], edgecolor="black", linewidth=0.5, label=name) for name in shown],
-        loc="outside lower center", ncols=len(shown), frameon=False,
+        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False,
         title="soonest done; number: throughput of SHARP, by the better of two policies, / best rival",
     )  # fmt: skip
     return figure
@@ -186,8 +266,8 @@ def _panel(axes: Axes, frame: pd.DataFrame) -> None:
     jobs, devices = sorted(set(frame["num_jobs"])), sorted(set(frame["num_devices"]))
     for _, row in frame.iterrows():
         x, y = devices.index(row["num_devices"]), jobs.index(row["num_jobs"])
-        axes.add_patch(_field(x, y, _COLOURS[row["winner"]]))
-        text = "alone" if math.isnan(row["ratio"]) else f"{row['ratio_of_best_policy']:.2f}"
+        axes.add_patch(_field(x, y, _COLOURS[row["winner"]], _EVEN_HATCH if row["even"] else ""))
+        text = "alone" if math.isnan(row["ratio"]) else f"{row['ratio']:.2f}"
         axes.text(x, y, text, ha="center", va="center", fontsize=8)
     axes.set_xlim(-0.5, len(devices) - 0.5)
     axes.set_ylim(-0.5, len(jobs) - 0.5)
@@ -197,8 +277,8 @@ def _panel(axes: Axes, frame: pd.DataFrame) -> None:
     axes.set_ylabel("jobs", fontsize=8)
 
 
-def _field(x: int, y: int, colour: str) -> Patch:
+def _field(x: int, y: int, colour: str, hatch: str) -> Patch:
     """Return a coloured field."""
     from matplotlib.patches import Rectangle
 
-    return Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white")
+    return Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", hatch=hatch)

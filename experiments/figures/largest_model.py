@@ -14,6 +14,7 @@ import pandas as pd
 from experiments.figures import About
 from experiments.paper.counting import ModelSpec, Precision, count_layers
 from experiments.paper.drawing import new_figure
+from experiments.paper.table import cell
 from hydrasim.cluster import Cluster, Device
 from hydrasim.errors import HydraError
 from hydrasim.machines import MACHINES
@@ -29,13 +30,13 @@ if TYPE_CHECKING:
 
 ABOUT = About(
     title="Largest model on one device: blocks of GPT-2 XL, batch 1, context 1024, SGD; arithmetic, nothing is run",
-    label="simulated",
+    label="analytic",
     source="README of knagrecha/hydra (one K80): 850M parameters without spilling, 110B with it",
     note="What fits is what the simulator's own checks accept. The README's 850M without spilling is met under "
-    "autocast, as Hydra's code trains (839M); in fp32 a block's activations weigh more, and 624M fit. Spilling is "
-    "limited by host memory alone: parameters once, and the boundaries of a mini-batch, a layer a shard. ZeRO-3 "
-    "offload keeps each layer's input on the device, and gradients beside parameters on the host; DeepSpeed's offload "
-    "of activations, and disks, are left out.",
+    "autocast, as Hydra's code trains ({autocast}M); in fp32 a block's activations weigh more, and {fp32}M fit. "
+    "Spilling is limited by host memory alone: parameters once, and the boundaries of a mini-batch, a layer a shard. "
+    "ZeRO-3 offload keeps each layer's input on the device, and gradients beside parameters on the host; DeepSpeed's "
+    "offload of activations, and disks, are left out.",
     keys=("card", "way", "precision"),
 )
 
@@ -55,7 +56,7 @@ Accepts = Callable[[TrainingJob, Cluster], None]  # or raises what the code refu
 
 
 def run(smoke: bool = False) -> pd.DataFrame:
-    """Return a row a card, way of training and precision; ratio: to what fits in device memory in fp32."""
+    """Return a row a card, way of training and precision; ratio: to what fits in device memory at that precision."""
     chosen = {name: cluster for name, cluster in cards().items() if not smoke or cluster is _K80}
     rows = []
     for (card, cluster), precision, (way, accepts) in product(chosen.items(), PRECISIONS, WAYS.items()):
@@ -71,7 +72,7 @@ def run(smoke: bool = False) -> pd.DataFrame:
                 "host_memory_bytes": cluster.host_memory_bytes,
                 "num_blocks": found.num_blocks,
                 "num_parameters": found.num_parameters,
-                "ratio": found.num_parameters / largest(WAYS[RESIDENT], cluster, PRECISIONS[0]).num_parameters,
+                "ratio": found.num_parameters / largest(WAYS[RESIDENT], cluster, precision).num_parameters,
                 "paper_parameters": paper,
                 "error_fraction": found.num_parameters / paper - 1,
                 "refusal": found.refusal,
@@ -154,6 +155,14 @@ WAYS: dict[str, Accepts] = {
 }
 
 
+def facts(frame: pd.DataFrame) -> dict[str, str]:
+    """Return what the note says of the table: millions of parameters that fit the README's card without spilling."""
+    return {
+        precision: f"{cell(frame, 'num_parameters', card='K80', way=RESIDENT, precision=precision) / 1e6:.0f}"
+        for precision in PRECISIONS
+    }
+
+
 def draw(frame: pd.DataFrame) -> Figure:
     """Draw parameters by card, a bar a way of training and a panel a precision, with what is claimed of the K80."""
     precisions = list(dict.fromkeys(frame["precision"]))
@@ -181,7 +190,7 @@ def _bars(axes: Axes, frame: pd.DataFrame) -> None:
         )
     axes.set_xticks(range(len(names)), [f"{name}\n{_sizes(frame, name)}" for name in names], fontsize=7)
     axes.set_yscale("log")
-    axes.set_ylabel("billions of parameters (simulated)")
+    axes.set_ylabel("billions of parameters (analytic)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(y=0.1)
 

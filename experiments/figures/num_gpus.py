@@ -6,21 +6,22 @@ from typing import TYPE_CHECKING
 
 from experiments.figures import About
 from experiments.paper.runs import SMOKE_MINIBATCHES, STEADY_MINIBATCHES
-from experiments.paper.scaling import Point, draw_scaling, scaling
+from experiments.paper.scaling import BASELINES, Point, draw_scaling, facts, scaling
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+__all__ = ["ABOUT", "draw", "facts", "run"]
 
 ABOUT = About(
     title="Number of GPUs: four transformers of 250M on RTX 2080 Ti, speedup over model parallelism",
     label="simulated",
     source="Fig. 9B (2022)",
     keys=("num_gpus", "costs"),
-    note="Speedups level off at the number of models, as the paper's do. Models fit in one shard, of which Hydra "
-    "recomputes nothing, so against a baseline that recomputes it can gain more than devices allow; against one that "
-    "keeps its activations the calibrated speedups are 1.82, 2.83 and 3.51 on 2, 3 and 4 GPUs. The paper says neither "
-    "which of the two its baseline was, nor the batch size, 16 here. Ours keeps 1/GPUs busy but for hops, theirs less.",
+    note="Speedups level off at the number of models, as the paper's do. A model is one shard, of which Hydra "
+    "recomputes nothing, so over a baseline that recomputes it can gain more than there are devices. Batch size, which "
+    "the paper does not say, is 16. Our baseline keeps 1/GPUs busy but for hops, the paper's less. " + BASELINES,
 )
 
 # Read off the vector figure, for three GPUs off a picture: Hydra's speedup, its utilization, model parallelism's.

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 
 from experiments.figures import About
-from experiments.paper.calibration import COSTS, Costs, efficiency
+from experiments.paper.calibration import COSTS, Costs, compute_fraction, efficiency
 from experiments.paper.counting import Precision
 from experiments.paper.drawing import COLOURS, NAMES, new_figure
 from experiments.paper.runs import SMOKE_MINIBATCHES, STEADY_MINIBATCHES, Outcome, Run, run_all
+from experiments.paper.table import cell, value_range, where
 from experiments.paper.worlds import PAPER_2021, bert_grid, rival_world, sharp_world
 from hydrasim.machines import MACHINES
 from hydrasim.mechanism import PAPER
@@ -26,9 +27,9 @@ ABOUT = About(
     label="simulated",
     source="Fig. 8 (2021, 2022), in whose code Hydra runs autocast; its baselines' precision is unknown",
     note="On GTX 1080 Ti, which compute fp16 at the rate of fp32, precision changes little. On RTX 2080 Ti it changes "
-    "more than the system does: as released, with Hydra alone under autocast, 23x over model parallelism would be due "
-    "at calibrated costs, of which 7.7x are Hydra's; the printed 7.46x, the same for both cards, goes with equal "
-    "precision. Calibrated costs take the share of the peak that was fitted in fp32 for fp16 as well.",
+    "more than the system does: as released, with Hydra alone under autocast, {released}x over model parallelism would "
+    "be due at calibrated costs, of which {equal}x are Hydra's; the printed 7.46x, the same for both cards, goes with "
+    "equal precision. Calibrated costs take the share of the peak that was fitted in fp32 ({fraction}) for fp16 too.",
     keys=("machine", "rival", "hydra_precision", "rival_precision", "costs"),
 )
 
@@ -88,6 +89,9 @@ def _row(
         "rival_precision": rival_precision,
         "costs": costs,
         "label": ABOUT.label,
+        "compute_fraction": compute_fraction(
+            efficiency(MACHINES[machine], costs), "fp32" if hydra_precision == "fp32" else "fp16"
+        ),
         "hydra_hours": hydra.makespan_s / 3600,
         "rival_hours": other.makespan_s / 3600,
         "ratio": ratio,
@@ -96,6 +100,16 @@ def _row(
         "utilization": hydra.utilization,
         "rival_utilization": other.utilization,
         "error": hydra.error or other.error,
+    }
+
+
+def facts(frame: pd.DataFrame) -> dict[str, str]:
+    """Return what the note says of the table."""
+    fitted = where(frame, machine="8x2080ti", rival="model parallelism", costs="calibrated", rival_precision="fp32")
+    return {
+        "released": f"{cell(fitted, hydra_precision='autocast'):.0f}",
+        "equal": f"{cell(fitted, hydra_precision='fp32'):.1f}",
+        "fraction": value_range(fitted["compute_fraction"]),
     }
 
 

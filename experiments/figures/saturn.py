@@ -13,13 +13,22 @@ import pandas as pd
 from experiments.figures import About
 from experiments.paper.counting import ModelSpec, Precision
 from experiments.paper.drawing import COLOURS, new_figure
-from experiments.paper.runs import SMOKE_MINIBATCHES, STEADY_MINIBATCHES, Outcome, Run, run_all, run_by_difference
+from experiments.paper.runs import (
+    SMOKE_MINIBATCHES,
+    STEADY_MINIBATCHES,
+    Outcome,
+    Run,
+    rank,
+    run_all,
+    run_by_difference,
+    scaled,
+)
 from experiments.paper.worlds import PaperJob, World, rival_world, sharp_world
 from hydrasim.cluster import Bus
 from hydrasim.machine import Machine
 from hydrasim.machines import MACHINES
 from hydrasim.mechanism import OURS, PAPER
-from hydrasim.systems import make_system
+from hydrasim.systems.registry import parse_system
 from hydrasim.systems.saturn import Saturn
 from hydrasim.workload import Workload
 
@@ -32,32 +41,42 @@ ABOUT = About(
     source="Saturn (2024), Fig. 5, one node, TXT",
     keys=("precision", "system", "costs"),
     note="Saturn's finding holds here too: one GPU a job with spilling (Min-heuristic: no SHARP, no prefetch) is the "
-    "slowest of all. SHARP (ours) takes 0.25 of its time under autocast and 0.54 in fp32, yet FSDP over all GPUs, "
-    "where both models fit together, takes 0.12 and 0.40; offloaded it takes 0.51 and 0.60. Saturn's precision is "
-    "not known; fp32 comes nearer to its ratios (0.40 where it has 0.45) than autocast (0.10), under which copies "
-    "weigh more. Not the same as there: GPT-J as a stack of GPT-2's blocks of its size, sequences of 512 tokens, "
-    "SGD, all GPUs behind one bus, the solver without introspection.",
+    "slowest of all. SHARP (ours) takes {sharp_autocast} of its time under autocast and {sharp_fp32} in fp32, yet FSDP "
+    "over all GPUs, where both models fit together, takes {fsdp_autocast} and {fsdp_fp32}; offloaded it takes "
+    "{offload_autocast} and {offload_fp32}. Under autocast FSDP gathers and reduces in half, DDP reduces in fp32. "
+    "Saturn's precision is not known; fp32 comes nearer to its ratios ({saturn_fp32} where it has {saturn_paper}) than "
+    "autocast ({saturn_autocast}), under which copies weigh more. Not the same as there: GPT-J as a stack of GPT-2's "
+    "blocks of its size, sequences of 512 tokens, SGD, all GPUs behind one bus, the solver without introspection. "
+    "Simulated are {minibatches} mini-batches of the shortest job, {planned_minibatches} where a solver plans, and "
+    "{alone_minibatches} of jobs one after another, whose mini-batches are alike.",
 )
 
 _EPOCHS, _SEQUENCES = 10, 4781  # WikiText-2 in sequences of 512 tokens
 _RATES = ("1e-5", "1e-4", "3e-3")
 _PRECISIONS: tuple[Precision, ...] = ("autocast", "fp32")  # Saturn's is not known
-_SHARE = 4  # of the mini-batches that other figures simulate
-_ALONE_LENGTH = 4  # of jobs one after another on all GPUs, whose mini-batches are alike
+_PLANNED_LENGTH = 100  # mini-batches of the shortest job; trials and plan take most of the time
+_ALONE_LENGTH = 2  # of jobs one after another on all GPUs, whose mini-batches are alike
 
 # Hours read off Saturn's Fig. 5, and what here stands for them: its heuristics give a job the least or most GPUs.
 PAPER_HOURS = {"Random": 39.0, "Min-heuristic": 46.2, "Max-heuristic": 27.5, "Optimus*-Greedy": 28.0, "Saturn": 21.0}
 _MIN, _MAX, _SATURN = "Min-heuristic", "Max-heuristic", "Saturn"
 
-_LIBRARY = "ddp,fsdp,fsdp:recompute=false,fsdp-offload,gpipe:recompute=never,spilling"
-_ON_ALL = {  # techniques that give each job all GPUs, as named in the picture
-    "DDP": ("ddp", {}),
-    "FSDP": ("fsdp", {"recompute": "false"}),
-    "FSDP, checkpointed": ("fsdp", {}),
-    "FSDP, offloaded": ("fsdp-offload", {}),
-    "GPipe": ("gpipe", {"recompute": "never"}),
+_ON_ALL = {  # techniques that give each job all GPUs, as named in the picture, at the best of these for each job
+    "DDP": ["ddp"],
+    "FSDP": ["fsdp:recompute=false"],
+    "FSDP, checkpointed": ["fsdp"],
+    "FSDP, offloaded": ["fsdp-offload", "fsdp-offload:recompute=false"],
+    "GPipe": [
+        f"gpipe:recompute={mode}:microbatches={count}" for mode in ("never", "always") for count in (2, 4, 8, 16)
+    ],
 }
+_LIBRARY = ("ddp", "fsdp", "fsdp:recompute=false", "fsdp-offload", "gpipe:recompute=never:microbatches=16", "spilling")
 _SHARP = {"SHARP, paper's": ("sharded-lrtf", PAPER), "SHARP, ours": ("resident-lrtf", OURS)}
+
+
+def technique(text: str, precision: Precision) -> str:
+    """Return a technique with its options at a precision: under autocast FSDP gathers and reduces in half."""
+    return f"{text}:mixed_precision=true" if precision == "autocast" and text.startswith("fsdp") else text
 
 
 def jobs(rates: Sequence[str] = _RATES) -> list[PaperJob]:
@@ -87,27 +106,33 @@ def machine() -> Machine:
 
 def run(smoke: bool = False, *, num_minibatches: int = STEADY_MINIBATCHES) -> pd.DataFrame:
     """Return a row a precision and system, and one for what is only quoted."""
-    length = SMOKE_MINIBATCHES // 4 if smoke else num_minibatches // _SHARE
+    length = SMOKE_MINIBATCHES // 4 if smoke else num_minibatches
+    planned_length = length if smoke else scaled(_PLANNED_LENGTH, num_minibatches)
     precisions, rates = (_PRECISIONS[:1], _RATES[:1]) if smoke else (_PRECISIONS, _RATES)
     together: dict[tuple[str, str], Run] = {}
-    alone: dict[tuple[str, str, str], Run] = {}
+    planned: dict[tuple[str, str], Run] = {}
+    alone: dict[tuple[str, str, str, str], Run] = {}
     for precision in precisions:
         rivals = rival_world(jobs(rates), machine(), precision=precision)
-        library, counts = ("fsdp,spilling", "8") if smoke else (_LIBRARY, "1,2,4,8")
-        planned = Saturn(library, counts, time_limit_s=1.0, interval_s=math.inf)
-        together |= {
-            (precision, _SATURN): Run(rivals, system=planned),
-            (precision, _MIN): Run(rivals, system="spilling"),
-        }
+        library, counts = (("fsdp", "spilling"), "8") if smoke else (_LIBRARY, "1,2,4,8")
+        techniques = ",".join(technique(text, precision) for text in library)
+        solver = Saturn(techniques, counts, time_limit_s=1.0, interval_s=math.inf)
+        planned[precision, _SATURN] = Run(rivals, system=solver)
+        together[precision, _MIN] = Run(rivals, system="spilling")
         for system, (policy, mechanism) in _SHARP.items():
             world = sharp_world(jobs(rates), machine(), precision=precision, mechanism=mechanism)
             together[precision, system] = Run(world, policy)
-        for (system, (name, options)), job in product(_ON_ALL.items(), rivals.workload.jobs[:: len(rates)]):
+        for (system, settings), job in product(_ON_ALL.items(), rivals.workload.jobs[:: len(rates)]):
             world = World(Workload((job,)), rivals.cluster)
-            alone[precision, system, job.name] = Run(world, system=make_system(name, options))
-    outcomes = {key: [found] for key, found in zip(together, run_all([*together.values()], length), strict=True)}
-    found_alone = run_by_difference([*alone.values()], min(length, _ALONE_LENGTH))
-    for (own, system, _), outcome in zip(alone, found_alone, strict=True):
+            for text in settings:
+                alone[precision, system, job.name, text] = Run(world, system=parse_system(technique(text, precision)))
+    found = run_all([*planned.values()], planned_length) + run_all([*together.values()], length)
+    outcomes = {key: [outcome] for key, outcome in zip([*planned, *together], found, strict=True)}
+    found_alone = run_by_difference([*alone.values()], scaled(_ALONE_LENGTH, num_minibatches))
+    best: dict[tuple[str, str, str], Outcome] = {}
+    for (*key, _), outcome in zip(alone, found_alone, strict=True):
+        best[tuple(key)] = min(best.get(tuple(key), outcome), outcome, key=rank)
+    for (own, system, _), outcome in best.items():
         outcomes.setdefault((own, system), []).append(outcome)
     return pd.DataFrame([row for precision in precisions for row in _rows(precision, len(rates), outcomes)])
 
@@ -115,7 +140,7 @@ def run(smoke: bool = False, *, num_minibatches: int = STEADY_MINIBATCHES) -> pd
 def _rows(precision: str, num_alike: int, outcomes: dict[tuple[str, str], list[Outcome]]) -> list[dict[str, object]]:
     """Return rows; an outcome by itself is of all jobs together, several are of one each of those that are alike."""
     all_gpus = [outcomes[precision, system] for system in _ON_ALL]
-    best = [min(ways, key=lambda o: (bool(o.error), o.makespan_s)) for ways in zip(*all_gpus, strict=True)]
+    best = [min(ways, key=rank) for ways in zip(*all_gpus, strict=True)]
     joined = {system: found for (own, system), found in outcomes.items() if own == precision} | {_MAX: best}
     hours = {
         system: sum(o.makespan_s for o in found) * (num_alike if len(found) > 1 else 1) / 3600
@@ -141,6 +166,19 @@ def _rows(precision: str, num_alike: int, outcomes: dict[tuple[str, str], list[O
             }
         )
     return sorted(rows, key=lambda row: str(row["system"]))
+
+
+def facts(frame: pd.DataFrame) -> dict[str, str]:
+    """Return the numbers of the note."""
+    ratios = frame.set_index(["precision", "system"])["ratio"]
+    systems = {"sharp": "SHARP, ours", "fsdp": "FSDP", "offload": "FSDP, offloaded", "saturn": _SATURN}
+    return {
+        **{f"{key}_{own}": f"{ratios[own, name]:.2f}" for own in _PRECISIONS for key, name in systems.items()},
+        "saturn_paper": f"{PAPER_HOURS[_SATURN] / PAPER_HOURS[_MIN]:.2f}",
+        "minibatches": str(STEADY_MINIBATCHES),
+        "planned_minibatches": str(_PLANNED_LENGTH),
+        "alone_minibatches": str(_ALONE_LENGTH),
+    }
 
 
 def draw(frame: pd.DataFrame) -> Figure:

@@ -54,7 +54,8 @@ class CountedModel:
         """Return the model with its shards joined, but for these that begin one.
 
         All adds up but what a unit needs at most: while a layer goes backward, what those before it left is there, and
-        the gradients of those after it. Counting joined layers gives the same to 1 %.
+        the gradients of those after it. Counting joined layers gives the same but for that need: ours is up to 2 %
+        less, and 12 % (4 MiB) for a shard of no more than a Linear and its GELU.
         """
         parts = [slice(*ends) for ends in pairwise([0, *cuts, len(self.kernels)])]
         shards = tuple(_joined(self.job.shards[part]) for part in parts)

@@ -38,16 +38,17 @@ def against_paper(
     """Draw grouped bars: by `group` along the x axis, ours by costs, and the paper's beside them.
 
     values: columns to draw, a row of panels each, with their axis labels; the paper's is the column `paper_NAME`.
-    panel: the column whose values are drawn beside each other, or above each other if there are many groups.
+    panel: the column whose values are drawn beside each other, or above each other if there are many groups, with
+    columns to draw beside each other then.
     """
     panels = [None] if panel is None else list(dict.fromkeys(frame[panel]))
     if stacked := frame[group].nunique() > MOST_BESIDE:
-        figure = new_figure(len(values) * len(panels), width=9.0, height=2.4)
+        figure = new_figure(len(panels), len(values), width=9.0 if len(values) == 1 else 7.0 * len(values), height=2.4)
     else:
         figure = new_figure(len(values), len(panels), width=max(7.0, 5.5 * len(panels)), height=3.2)
     for row, (value, axis_label) in enumerate(values.items()):
         for column, chosen in enumerate(panels):
-            axes = figure.axes[row * len(panels) + column]
+            axes = figure.axes[column * len(values) + row if stacked else row * len(panels) + column]
             part = frame if chosen is None else frame[frame[panel] == chosen]
             _bars(axes, part, group, value)
             axes.set_ylabel(axis_label)
@@ -55,7 +56,7 @@ def against_paper(
             if chosen is not None and (stacked or not row):
                 axes.set_title(str(chosen))
     handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=8)
     return figure
 
 
@@ -71,7 +72,7 @@ def _bars(axes: Axes, frame: pd.DataFrame, group: str, value: str) -> None:
         places = [place + (order - (len(found) - 1) / 2) * width for place in range(len(groups))]
         drawn = [heights.get(key, math.nan) for key in groups]
         bars = axes.bar(places, drawn, width, label=NAMES.get(name, name), color=COLOURS[name])
-        texts = ["" if math.isnan(height) else f"{height:.3g}" for height in drawn]
+        texts = ["" if math.isnan(height) else f"{height:.2f}" for height in drawn]
         axes.bar_label(bars, texts, fontsize=6, padding=1)
     axes.set_xticks(range(len(groups)), [str(key).replace(" ", "\n") for key in groups], fontsize=7)
     axes.spines[["top", "right"]].set_visible(False)

@@ -36,7 +36,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to, at full length; simulated_minibatches: what was really simulated, of all jobs together.
+    """What a run came to, at full length; simulated_minibatches: of what, of all jobs that were not taken as alike.
 
     makespan_s is NaN, and error says why, when the world cannot be trained so.
     """
@@ -100,6 +100,16 @@ def run_one(run: Run, num_minibatches: int = STEADY_MINIBATCHES) -> Outcome:
         return Outcome(float("nan"), error=str(reason).splitlines()[0])
     done = sum(job.num_minibatches for job in short.jobs)
     return Outcome(timeline.makespan_s * factor, timeline.utilization(), done)
+
+
+def rank(outcome: Outcome) -> tuple[bool, float]:
+    """Return what is least for the best outcome: those of least makespan, and then what is refused."""
+    return bool(outcome.error), 0.0 if outcome.error else outcome.makespan_s
+
+
+def scaled(length: int, num_minibatches: int) -> int:
+    """Return a length of a figure's own when that of all, STEADY_MINIBATCHES, is asked to be another; 0 stays 0."""
+    return length * num_minibatches // STEADY_MINIBATCHES
 
 
 def shortened(workload: Workload, num_minibatches: int) -> tuple[Workload, float]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Line(NamedTuple):
@@ -16,13 +19,31 @@ class Line(NamedTuple):
     column: str = "ratio"
 
 
-_WIKITEXT, _CIFAR = {"task": "wikitext-2"}, {"task": "cifar-10"}
+_FIG8 = [(version, task) for version in (2021, 2022) for task in ("WikiText-2", "CIFAR-10")]
 _KEEPING = "ratio_keeping"
 LINES = (
-    Line("Hydra over model parallelism, WikiText-2", "end-to-end", {**_WIKITEXT, "system": "Hydra"}),
-    Line("the same, CIFAR-10", "end-to-end", {**_CIFAR, "system": "Hydra"}),
-    Line("GPipe over model parallelism, WikiText-2", "end-to-end", {**_WIKITEXT, "system": "GPipe"}),
-    Line("the same, CIFAR-10", "end-to-end", {**_CIFAR, "system": "GPipe"}),
+    *(
+        Line(
+            f"{system} over model parallelism, {task}, {version} version", "end-to-end",
+            {"version": version, "task": task.lower(), "system": system},
+        )
+        for system in ("Hydra", "GPipe")
+        for version, task in _FIG8
+    ),
+    *(
+        Line(
+            f"Hydra over model parallelism that keeps activations, WikiText-2, {version} version", "end-to-end",
+            {"version": version, "task": "wikitext-2", "system": "Hydra"}, _KEEPING,
+        )
+        for version in (2021, 2022)
+    ),
+    *(
+        Line(
+            f"{system}, most {what} that fit, over model parallelism, WikiText-2, 2021 version", "end-to-end",
+            {"version": 2021, "task": "wikitext-2", "system": system},
+        )
+        for system, what in (("DeepSpeed model+data", "replicas"), ("DeepSpeed model+task", "groups"))
+    ),
     *(
         Line(f"4 models on {count} GPUs, over model parallelism that {does}", "num-gpus", {"num_gpus": count}, column)
         for count in (2, 3, 4)
@@ -44,10 +65,7 @@ def paper_table(results: Path) -> str:
 
     rows = ["| ratio | paper | no constant fitted | error | one constant fitted | error |", "|---|---|---|---|---|---|"]
     for line in LINES:
-        frame = pd.read_csv(results / line.figure / "data.csv")
-        for column, value in line.row.items():
-            frame = frame[frame[column] == value]
-        found = frame.set_index("costs")
+        found = where(pd.read_csv(results / line.figure / "data.csv"), **line.row).set_index("costs")
         paper = float(found["paper_ratio"].iloc[0])
         cells = []
         for costs in ("zero-constant", "calibrated"):
@@ -55,3 +73,30 @@ def paper_table(results: Path) -> str:
             cells += ["", ""] if ours is None else [f"{ours:.2f}", f"{100 * (ours / paper - 1):+.0f} %"]
         rows.append(f"| {line.text} | {paper:g} | {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
+
+
+def where(frame: pd.DataFrame, **row: object) -> pd.DataFrame:
+    """Return the rows that have these values in these columns."""
+    for column, value in row.items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
+def cell(frame: pd.DataFrame, column: str = "ratio", **row: object) -> float:
+    """Return what stands in a column of the one row that has these values in these columns."""
+    return float(where(frame, **row)[column].item())
+
+
+def value_range(values: pd.Series, digits: int = 2) -> str:
+    """Return from where to where values go, in words."""
+    return _from_to(f"{values.min():.{digits}f}", f"{values.max():.{digits}f}")
+
+
+def percent_range(fractions: pd.Series, sign: str = "+", digits: int = 0) -> str:
+    """Return from where to where fractions go, in per cent, in words."""
+    low, high = (f"{100 * fraction:{sign}.{digits}f}" for fraction in (fractions.min(), fractions.max()))
+    return f"{_from_to(low, high)} %"
+
+
+def _from_to(low: str, high: str) -> str:
+    return low if low == high else f"{low} to {high}"

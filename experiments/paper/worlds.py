@@ -150,6 +150,12 @@ def rival_world(
     return World(_workload(jobs, counted, machine, precision, efficiency), machine.first(num_devices))
 
 
+def largest_shard_fraction(world: World) -> float:
+    """Return what the largest shard's parameters weigh, as a share of a device's memory."""
+    largest = max(shard.parameter_bytes for job in world.workload.jobs for shard in job.shards)
+    return largest / world.cluster.devices[0].memory_bytes
+
+
 def _fitting_cuts(
     counted: Mapping[ModelSpec, CountedModel], room: float, copies: int
 ) -> dict[ModelSpec, tuple[int, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 from hydrasim.command import HOST, Command, Kind, Lane
@@ -189,6 +190,38 @@ class Build:
         command = Command(self._commands.next, kind, device, lane, unit, follows, nbytes=nbytes, peer=peer)
         self._commands.append(command, seconds)
         return command.number
+
+
+def task_groups(
+    system: System, workload: Workload, cluster: Cluster, num_groups: int | None
+) -> list[tuple[int, ...]]:  # fmt: skip
+    """Return so many groups of devices; None for the most such that every group holds every job, or one.
+
+    Raises:
+        SystemRefused: there are not that many devices.
+    """
+    count = len(cluster.devices)
+    if num_groups is None:
+        tried = (dealt(count, number) for number in range(count, 0, -1))
+        return next((groups for groups in tried if _all_fit(system, workload, cluster, groups)), dealt(count, 1))
+    if not 1 <= num_groups <= count:
+        raise SystemRefused(f"{system.name}: num_groups is {num_groups}; there are {count} devices.")
+    return dealt(count, num_groups)
+
+
+def dealt(num_devices: int, num_groups: int) -> list[tuple[int, ...]]:
+    """Deal devices out to groups of neighbours, as evenly as can be."""
+    ends = [num_devices * group // num_groups for group in range(num_groups + 1)]
+    return [tuple(range(start, end)) for start, end in pairwise(ends)]
+
+
+def _all_fit(system: System, workload: Workload, cluster: Cluster, groups: Sequence[tuple[int, ...]]) -> bool:
+    return all(
+        need <= cluster.devices[device].memory_bytes
+        for group in groups
+        for job in workload.jobs
+        for device, need in zip(group, system.memory_bytes(job, cluster, group), strict=True)
+    )
 
 
 def job_state_bytes(job: TrainingJob) -> int:

@@ -23,7 +23,8 @@ class DDP(System):
     recompute: keep only each layer's input, and run its forward again before its backward.
 
     Each rank updates the whole model. The update is part of the backward's seconds, of which a rank takes 1/n, since
-    profiles have no number for it alone: DDP comes out somewhat too fast. On one device nothing is exchanged.
+    profiles have no number for it alone: DDP comes out somewhat too fast. On one device nothing is exchanged. Gradients
+    are reduced as the workload states them, in fp32 under autocast: there is no bf16_compress_hook.
 
     Source: torch 2.13 nn/parallel/distributed.py (buckets of 25 MiB); Li et al., PyTorch Distributed (VLDB 2020).
     """

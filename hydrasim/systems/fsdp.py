@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hydrasim.systems.base import job_state_bytes
-from hydrasim.systems.sharded import Sharded, Use, exchange, gathering, piece
+from hydrasim.systems.sharded import Sharded, Use, gathering, piece
 
 if TYPE_CHECKING:
     from hydrasim.cluster import Cluster
@@ -23,7 +23,8 @@ class FSDP(Sharded):
     memory when a job begins, and go back when it ends. A single rank copies layers within its device, which takes
     memory and here no time.
 
-    prefetch_layers: how many layers are gathered ahead of the one that computes; see `implicit_gathering`.
+    prefetch_layers: how many layers are gathered ahead of the one that computes; see `implicit_gathering`. In mixed
+    precision pieces, and gradients once they are reduced, stay in the precision of the parameters.
 
     Source: torch 2.13 distributed/fsdp/_fully_shard: unshard, wait_for_unshard and post_backward in
     _fsdp_param_group.py (one reduce-scatter input outlives its layer); Zhao et al., PyTorch FSDP (VLDB 2023).
@@ -36,13 +37,13 @@ class FSDP(Sharded):
         self.require(0, "prefetch_layers")
 
     def gathering(self, job: TrainingJob, num_ranks: int) -> tuple[list[Use], int]:
-        return implicit_gathering(job, num_ranks, self.prefetch_layers)
+        return implicit_gathering(self.layer_bytes(job), num_ranks, self.prefetch_layers)
 
     def gather(self, build: Build, shard: int, minibatch: int, after: Sequence[int]) -> list[int]:
-        return exchange(build, shard, minibatch, after)
+        return self.exchange(build, shard, minibatch, after)
 
     def scatter(self, build: Build, shard: int, minibatch: int, computes: list[int]) -> list[int]:
-        return exchange(build, shard, minibatch, computes)
+        return self.exchange(build, shard, minibatch, computes)
 
     def memory_bytes(self, job: TrainingJob, cluster: Cluster, devices: Sequence[int]) -> list[int]:
         kept = job_state_bytes(job) + sum(shard.parameter_bytes for shard in job.shards)  # and gradients
@@ -57,15 +58,11 @@ class FSDP(Sharded):
             build.move_out(pieces)
 
 
-def implicit_gathering(job: TrainingJob, num_ranks: int, prefetch_layers: int) -> tuple[list[Use], int]:
+def implicit_gathering(layer_bytes: list[int], num_ranks: int, prefetch_layers: int) -> tuple[list[Use], int]:
     """Return when FSDP gathers layers, so many ahead of the one that computes; its implicit prefetch is 1.
 
     A single rank has none: its copies go on the stream that computes. The last layer stays for its backward
     (reshard_after_forward=False, as is advised in pytorch/torchtitan pull request 446).
     """
     ahead = prefetch_layers if num_ranks > 1 else 0
-    return gathering(
-        [shard.parameter_bytes for shard in job.shards],
-        lambda uses, *_: uses <= ahead,
-        lambda shard: shard == len(job.shards) - 1,
-    )
+    return gathering(layer_bytes, lambda uses, *_: uses <= ahead, lambda shard: shard == len(layer_bytes) - 1)

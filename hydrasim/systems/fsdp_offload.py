@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 class FSDPOffload(ShardedOffload):
     """One job at a time on all devices, each layer wrapped in `fully_shard` with `CPUOffloadPolicy`.
 
-    prefetch_layers: how many layers are gathered ahead of the one that computes; see `implicit_gathering`.
+    prefetch_layers: how many layers are gathered ahead of the one that computes; see `implicit_gathering`. In mixed
+    precision a rank casts its piece when it has it (all_gather_inputs in _fsdp_param.py), and reduced gradients back
+    before it stores them (foreach_reduce), so that copies to and from the host are in the precision of the parameters.
 
     Source: torch 2.13 distributed/fsdp/_fully_shard: CPUOffloadPolicy in _fsdp_api.py, unshard, wait_for_unshard
     and post_backward in _fsdp_param_group.py (one reduce-scatter input outlives its layer), foreach_reduce in
@@ -30,4 +32,4 @@ class FSDPOffload(ShardedOffload):
         self.require(0, "prefetch_layers")
 
     def gathering(self, job: TrainingJob, num_ranks: int) -> tuple[list[Use], int]:
-        return implicit_gathering(job, num_ranks, self.prefetch_layers)
+        return implicit_gathering(self.layer_bytes(job), num_ranks, self.prefetch_layers)

@@ -55,6 +55,17 @@ def make_system(name: str, options: Mapping[str, str] | None = None) -> System:
     return systems()[name](**values)
 
 
+@cache
+def parse_system(text: str) -> System:
+    """Make a system by its name with options if need be, such as fsdp:recompute=false.
+
+    Raises:
+        SystemRefused: as `make_system`.
+    """
+    name, *options = text.split(":")
+    return make_system(name, {key: value for key, _, value in (option.partition("=") for option in options)})
+
+
 def _parsed(name: str, key: str, text: str, kind: str) -> object:
     """Read an option's text as what its field holds."""
     if kind.endswith("None") and text in ("", "none"):

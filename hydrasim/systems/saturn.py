@@ -15,7 +15,7 @@ from hydrasim.mechanism import DEFAULT_EFFECTS, Effects, includes
 from hydrasim.profile import MAX_SECONDS
 from hydrasim.simulator import sim_backend
 from hydrasim.systems.base import Build, System, job_state_bytes
-from hydrasim.systems.registry import make_system
+from hydrasim.systems.registry import parse_system
 from hydrasim.systems.run import Group, SystemRun
 from hydrasim.systems.spase import Choice, Placement, Solution, lower_bound_s, solve
 from hydrasim.workload import TrainingJob, Workload
@@ -74,11 +74,7 @@ class Saturn(System):
 
     def library(self) -> dict[str, System]:
         """Return the techniques by what they were asked for."""
-        found = {}
-        for asked in self.techniques.split(","):
-            name, *options = asked.split(":")
-            found[asked] = make_system(name, {key: value for key, _, value in (o.partition("=") for o in options)})
-        return found
+        return {asked: parse_system(asked) for asked in self.techniques.split(",")}
 
     def counts(self, num_devices: int) -> list[int]:
         """Return the numbers of devices to try, of so many."""

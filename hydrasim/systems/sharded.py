@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from hydrasim.systems.base import Build, System
 from hydrasim.systems.passes import saved_bytes
@@ -112,12 +112,18 @@ class Sharded(System):
     """Layers are gathered before their use and given up after it; in the backward their gradients are reduce-scattered.
 
     Two layers' gradients fit: a backward waits until those of the last but one are gone. Ranks need no staging memory
-    for pieces. Parameters move at the precision that the workload states.
+    for pieces.
 
-    recompute: keep only each layer's input, and run its forward again before its backward.
+    recompute: keep only each layer's input, and run its forward again before its backward. mixed_precision: the
+    workload states parameters in fp32 and computes in half, as under autocast, which it does not say of itself; layers
+    are then whole, and their gradients reduced, in half. Otherwise all moves as the workload states it.
+
+    Source of the latter: torch 2.13 MixedPrecisionPolicy(param_dtype=torch.bfloat16), whose reduce_dtype is that too
+    where it is not stated; DeepSpeed with bf16 or fp16 and a communication_data_type to match.
     """
 
     recompute: bool = True
+    mixed_precision: bool = False
 
     @abstractmethod
     def gathering(self, job: TrainingJob, num_ranks: int) -> tuple[list[Use], int]:
@@ -131,8 +137,22 @@ class Sharded(System):
     def scatter(self, build: Build, shard: int, minibatch: int, computes: list[int]) -> list[int]:
         """Sum up a layer's gradients over the ranks, and leave every rank its piece where the optimizer finds it."""
 
+    def layer_bytes(self, job: TrainingJob) -> list[int]:
+        """Return what each layer weighs while it is whole, and its gradients before they are reduced."""
+        return [self.computed_bytes(shard.parameter_bytes) for shard in job.shards]
+
+    def computed_bytes(self, nbytes: int) -> int:
+        """Return what so many bytes of parameters weigh in the precision that computes."""
+        return piece(nbytes, 2) if self.mixed_precision else nbytes
+
+    def exchange(self, build: Build, shard: int, minibatch: int, after: Sequence[int]) -> list[int]:
+        """All-gather a layer's parameters or reduce-scatter its gradients; a single rank has all there is."""
+        if len(build.devices) == 1:
+            return list(after)
+        return build.collective(self.layer_bytes(build.job)[shard], minibatch, after, shard)
+
     def memory_bytes(self, job: TrainingJob, cluster: Cluster, devices: Sequence[int]) -> list[int]:
-        layer_bytes = [shard.parameter_bytes for shard in job.shards]
+        layer_bytes = self.layer_bytes(job)
         gradient_bytes = max((sum(pair) for pair in pairwise(layer_bytes)), default=layer_bytes[0])
         _, gathered_bytes = self.gathering(job, len(devices))
         left = activation_bytes(job, len(devices), recompute=self.recompute)
@@ -165,17 +185,24 @@ class ShardedOffload(Sharded):
 
     A backward's seconds hold the update that SHARP makes on the device; profiles have no number for it alone, so
     here it is in the time twice.
+
+    casts_on_host: in mixed precision the host keeps parameters in half too, beside those that the optimizer steps, and
+    what it copies to and from a rank is in half; otherwise the rank casts.
     """
 
+    casts_on_host: ClassVar[bool] = False
+
     def host_bytes(self, job: TrainingJob, cluster: Cluster, devices: Sequence[int]) -> int:
-        return sum(2 * shard.parameter_bytes + shard.optimizer_bytes for shard in job.shards)
+        return sum(2 * shard.parameter_bytes + shard.optimizer_bytes for shard in job.shards) + self._cast_bytes(job)
 
     def update_bytes(self, job: TrainingJob, num_ranks: int) -> int:
         """Return what host memory carries for a rank's step.
 
         It reads gradients, and reads and writes parameters and optimizer state: 28 bytes a parameter for Adam in fp32.
+        It writes the parameters in half, where there are any.
         """
-        return piece(sum(3 * shard.parameter_bytes + 2 * shard.optimizer_bytes for shard in job.shards), num_ranks)
+        stepped = sum(3 * shard.parameter_bytes + 2 * shard.optimizer_bytes for shard in job.shards)
+        return piece(stepped + self._cast_bytes(job), num_ranks)
 
     def minibatch(self, build: Build, minibatch: int) -> None:
         nbytes = self.update_bytes(build.job, len(build.devices))
@@ -185,23 +212,25 @@ class ShardedOffload(Sharded):
         )
 
     def gather(self, build: Build, shard: int, minibatch: int, after: Sequence[int]) -> list[int]:
-        nbytes, count = build.job.shards[shard].parameter_bytes, len(build.devices)
+        nbytes = self._piece_bytes(build, shard)
         loads = [
-            build.load(device, piece(nbytes, count), minibatch, [before], shard)
+            build.load(device, nbytes, minibatch, [before], shard)
             for device, before in zip(build.devices, after, strict=True)
         ]
-        return exchange(build, shard, minibatch, loads)
+        return self.exchange(build, shard, minibatch, loads)
 
     def scatter(self, build: Build, shard: int, minibatch: int, computes: list[int]) -> list[int]:
-        nbytes, count = build.job.shards[shard].parameter_bytes, len(build.devices)
+        nbytes, parts = self._piece_bytes(build, shard), self.exchange(build, shard, minibatch, computes)
         return [
-            build.store(device, piece(nbytes, count), minibatch, [part], shard)
-            for device, part in zip(build.devices, exchange(build, shard, minibatch, computes), strict=True)
+            build.store(device, nbytes, minibatch, [part], shard)
+            for device, part in zip(build.devices, parts, strict=True)
         ]
 
+    def _piece_bytes(self, build: Build, shard: int) -> int:
+        """Return what a rank copies of a layer, or of its gradients."""
+        nbytes = build.job.shards[shard].parameter_bytes
+        return piece(self.computed_bytes(nbytes) if self.casts_on_host else nbytes, len(build.devices))
 
-def exchange(build: Build, shard: int, minibatch: int, after: Sequence[int]) -> list[int]:
-    """All-gather a layer's parameters or reduce-scatter its gradients; a single rank has all there is."""
-    if len(build.devices) == 1:
-        return list(after)
-    return build.collective(build.job.shards[shard].parameter_bytes, minibatch, after, shard)
+    def _cast_bytes(self, job: TrainingJob) -> int:
+        """Return what the host keeps of parameters in half."""
+        return sum(self.layer_bytes(job)) if self.casts_on_host and self.mixed_precision else 0

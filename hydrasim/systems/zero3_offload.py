@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from hydrasim.systems.sharded import ShardedOffload, Use, gathering
 
@@ -18,7 +18,9 @@ class Zero3Offload(ShardedOffload):
     prefetch_bytes: gather on while less than this is gathered ahead of its use; 0 for no prefetch. The last layer
     may exceed it, as a layer moves whole. max_live_bytes: and while less than this is on the device. reuse_bytes:
     keep a layer for its backward if fewer bytes are used in between. The defaults are DeepSpeed's, at 4 bytes an
-    element (5e7, 1e9 and 1e9 elements); the first and last must be lowered on small devices, as there.
+    element (5e7, 1e9 and 1e9 elements); the first and last must be lowered on small devices, as there. In mixed
+    precision half the bytes are as many elements. Host memory then has parameters in half beside fp32 masters, and
+    ranks load pieces and store gradients in half (releases that cast gradients on the device store twice that).
 
     Not modelled: DeepSpeed works by module and counts the window anew at each, so it may run further ahead, up to
     max_live_bytes; parameters below stage3_param_persistence_threshold stay on the device. Gradients are reduced
@@ -31,6 +33,7 @@ class Zero3Offload(ShardedOffload):
     """
 
     registered_name = "zero3-offload"
+    casts_on_host: ClassVar[bool] = True
     prefetch_bytes: int = 200_000_000
     max_live_bytes: int = 4_000_000_000
     reuse_bytes: int = 4_000_000_000
@@ -39,7 +42,7 @@ class Zero3Offload(ShardedOffload):
         self.require(0, "prefetch_bytes", "max_live_bytes", "reuse_bytes")
 
     def gathering(self, job: TrainingJob, num_ranks: int) -> tuple[list[Use], int]:
-        layer_bytes = [shard.parameter_bytes for shard in job.shards]
+        layer_bytes = self.layer_bytes(job)
         passes = 3 if self.recompute else 2  # through each layer from one's forward to its backward
 
         def may_prefetch(_uses: int, ahead_bytes: int, live_bytes: int) -> bool:

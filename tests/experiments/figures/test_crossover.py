@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from experiments.figures import crossover
+from experiments.figures import crossover, note
 from experiments.paper.runs import Outcome
 
 
@@ -24,27 +26,44 @@ def test_links_and_switches_have_the_speed_asked_for_and_peers_keep_theirs():
 
 
 @pytest.mark.parametrize(
-    ("lrtf_s", "fifo_s", "rivals_s", "winner", "ratio"),
+    ("lrtf_s", "fifo_s", "rivals_s", "winner", "even", "ratio"),
     [
-        (4.0, 5.0, {"DDP": 3.0, "FSDP": 2.0}, "SHARP", 1.0),
-        (5.0, 4.0, {"DDP": 3.0, "FSDP": 2.0}, "SHARP, by fifo alone", 0.8),
-        (5.0, 4.5, {"DDP": 3.0, "FSDP": 2.0}, "FSDP", 0.8),
-        (5.0, 4.5, {}, "SHARP", math.nan),
+        (4.0, 5.0, {"DDP": 6.0, "FSDP": 5.0}, "SHARP", False, 1.25),
+        (6.0, 4.0, {"DDP": 6.0, "FSDP": 5.0}, "SHARP, by fifo alone", False, 1.25),
+        (6.0, 5.0, {"DDP": 6.0, "FSDP": 4.0}, "FSDP", False, 0.8),
+        (6.0, 4.0, {"task parallelism": 4.0156, "FSDP": 4.0}, "task parallelism", True, 1.0),
+        (6.0, 4.0, {"FSDP": 4.0078125}, "FSDP", True, 1.001953125),
+        (5.0, 4.5, {}, "SHARP", False, math.nan),
     ],
 )
-def test_the_winner_is_who_trains_all_jobs_soonest(lrtf_s, fifo_s, rivals_s, winner, ratio):
+def test_the_winner_is_who_is_soonest_done_and_sharp_only_if_nothing_simpler_is(
+    lrtf_s, fifo_s, rivals_s, winner, even, ratio
+):
     ours = {"SHARP": Outcome(lrtf_s), "SHARP, by fifo alone": Outcome(fifo_s)}
-    row = crossover._row(("m", 6, 2), 2, ours, rivals_s)
-    assert row["winner"] == winner
+    row = crossover._row(("m", 6, 2), 2, ours, {name: (seconds, 1) for name, seconds in rivals_s.items()})
+    assert (row["winner"], row["even"]) == (winner, even)
     assert row["ratio"] == pytest.approx(ratio, nan_ok=True)
 
 
-def test_rows_are_unique_and_rivals_take_each_job_as_long_as_the_first(frame):
+def test_rivals_train_jobs_beside_each_other_if_that_is_best():
+    place = ("m", 6, 4)
+    found = {(place, "DDP", "ddp", groups): Outcome(seconds) for groups, seconds in ((1, 3.0), (2, 5.0), (4, 16.0))}
+    assert {n: crossover._best(found, place, n)["DDP"] for n in (1, 2, 4)} == {1: (3.0, 1), 2: (5.0, 2), 4: (10.0, 2)}
+
+
+def test_where_a_model_fits_a_device_task_parallelism_is_as_fast_as_sharp(frame):
+    rows = frame[(frame["model"] == "1B: fits one device") & (frame["num_jobs"] >= frame["num_devices"])]
+    assert set(rows["winner"]) == {"task parallelism"}
+    assert rows["even"].all()
+
+
+def test_without_exchanges_a_rival_takes_as_long_for_two_jobs_as_for_one_on_half_the_devices(frame):
+    hours = frame.set_index(["num_jobs", "num_devices", "model"])["task parallelism hours"]
+    assert hours[2, 2, "1B: fits one device"] == pytest.approx(hours[1, 1, "1B: fits one device"], rel=0.01)
+
+
+def test_rows_are_unique(frame):
     assert not frame.duplicated(list(crossover.ABOUT.keys)).any()
-    one, two = (frame[frame["num_jobs"] == count].set_index(["model", "num_devices"]) for count in (1, 2))
-    for name in ("DDP hours", "FSDP hours", "GPipe hours"):
-        twice = two[name] / one[name]
-        assert twice.dropna().tolist() == pytest.approx([2.0] * twice.notna().sum())
 
 
 def test_what_does_not_fit_one_device_is_refused_there(frame):
@@ -59,3 +78,11 @@ def test_it_is_drawn(frame):
     figure = crossover.draw(frame)
     assert len(figure.axes) == 2
     assert len(figure.axes[0].patches) == 2 * 4
+
+
+def test_the_note_says_what_the_table_does():
+    table = pd.read_csv(Path("results/crossover/data.csv"))
+    text = note(crossover, table)
+    assert "{" not in text
+    few = table[table["num_jobs"] < table["num_devices"]]
+    assert f"of {len(few)} such fields" in text

@@ -50,6 +50,13 @@ def test_without_spilling_the_device_refuses_and_with_it_the_host(frame):
     assert "bytes of host memory" in refusals[SPILLING]
 
 
+def test_a_ratio_is_to_what_fits_without_spilling_at_the_same_precision(frame):
+    assert set(frame["label"]) == {largest_model.ABOUT.label} == {"analytic"}
+    for _, part in frame.groupby("precision"):
+        fits = part[part["way"] == RESIDENT]["num_parameters"].item()
+        assert part["ratio"].tolist() == pytest.approx((part["num_parameters"] / fits).tolist())
+
+
 def test_host_memory_holds_what_is_spilled_and_little_more(frame):
     row = frame[(frame["way"] == SPILLING) & (frame["precision"] == "fp32")].iloc[0]
     assert 0.8 * row["host_memory_bytes"] < 4 * row["num_parameters"] < row["host_memory_bytes"]

@@ -36,6 +36,9 @@ def test_the_smoke_run_shows_both_ends_and_can_be_drawn():
     assert not frame.duplicated(list(mechanisms.ABOUT.keys)).any()
     released, ours = (frame[frame["rung"] == rung.name].set_index("costs")["ratio"] for rung in (RUNGS[0], RUNGS[-1]))
     assert (ours > released).all()
+    of_ours = frame["rung"] == RUNGS[-1].name
+    assert (frame["half_length_fraction"].notna() == of_ours).all()
+    assert (frame["compute_fraction"] == frame["costs"].map({"zero-constant": 0.88})).sum() == 2
     axes = mechanisms.draw(frame).axes[0]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["hydra-released", "ours, resident-lrtf"]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from experiments.figures import saturn
+from experiments.figures import note, saturn
 from hydrasim.systems.saturn import pools
 
 
@@ -53,3 +55,16 @@ def test_it_is_drawn(frame):
     figure = saturn.draw(frame)
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert "refused: out of memory" in texts
+
+
+def test_under_autocast_fsdp_moves_half():
+    assert saturn.technique("fsdp", "autocast") == "fsdp:mixed_precision=true"
+    assert saturn.technique("fsdp", "fp32") == "fsdp"
+    assert saturn.technique("ddp", "autocast") == "ddp"
+
+
+def test_the_note_says_what_the_table_does():
+    table = pd.read_csv(Path("results/saturn/data.csv"))
+    text = note(saturn, table)
+    ratios = table.set_index(["precision", "system"])["ratio"]
+    assert f"{ratios['autocast', 'SHARP, ours']:.2f} of its time under autocast" in text

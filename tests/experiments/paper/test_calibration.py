@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.paper.calibration import FITTED_HOURS, efficiency
+from experiments.paper.calibration import (
+    FITTED_HOURS,
+    KEEPING,
+    RECOMPUTING,
+    compute_fraction,
+    efficiency,
+)
 from experiments.paper.runs import Run, run_one
 from experiments.paper.worlds import bert_grid, rival_world
 from hydrasim.machines import MACHINES
-from hydrasim.systems import make_system
 
 
-def test_model_parallelism_takes_the_papers_hours_after_calibration():
+@pytest.mark.parametrize("baseline", [RECOMPUTING, KEEPING])
+def test_model_parallelism_takes_the_papers_hours_after_calibration(baseline):
     machine = MACHINES["8x1080ti"]
-    assert efficiency(machine, "zero-constant") is None
-    chosen = efficiency(machine, "calibrated")
+    assert efficiency(machine, "zero-constant", baseline) is None
+    chosen = efficiency(machine, "calibrated", baseline)
     assert chosen is not None
     assert chosen.memory_fraction == 0.85  # nothing else is fitted
     world = rival_world(bert_grid(), machine, efficiency=chosen)
-    outcome = run_one(Run(world, system=make_system("deepspeed-mp", {"recompute": "true"})), 20)
+    outcome = run_one(Run(world, system=baseline), 20)
     assert outcome.makespan_s / 3600 == pytest.approx(FITTED_HOURS["8x1080ti"], rel=0.002)
+
+
+def test_a_baseline_that_keeps_activations_computes_less_and_so_is_slower_at_it():
+    machine = MACHINES["8x1080ti"]
+    recomputing, keeping = (
+        compute_fraction(efficiency(machine, "calibrated", baseline)) for baseline in (RECOMPUTING, KEEPING)
+    )
+    assert 0.7 < keeping / recomputing < 0.75  # two passes of work in the hours of three, and updates
+    assert compute_fraction(None) == 0.88
 
 
 def test_machines_that_the_paper_did_not_have_cannot_be_calibrated():

@@ -18,19 +18,25 @@ def total(kernels) -> tuple[int, int]:
     return sum(kernel.flops for kernel in kernels), sum(kernel.nbytes for kernel in kernels)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_joining_layers_gives_what_counting_them_together_gives(precision):
-    layers = count_layers(SMALL, precision)
-    cuts = even_cuts(len(layers.kernels), 3)
+@pytest.mark.parametrize(
+    ("spec", "precision", "layers_each", "less"),
+    [
+        (SMALL, "fp32", 3, 0.01), (SMALL, "fp16", 3, 0.01), (ModelSpec("vit", "300M", 64), "fp32", 6, 0.02),
+        (ModelSpec("transformer", "2.5e8", 16), "fp32", 2, 0.12),  # of which a shard is a Linear and its GELU
+    ],
+)  # fmt: skip
+def test_joining_layers_gives_what_counting_them_together_gives(spec, precision, layers_each, less):
+    layers = count_layers(spec, precision)
+    cuts = even_cuts(len(layers.kernels), layers_each)
     joined = layers.cut(cuts)
     with torch.device("meta"):
-        job = _torch_job(SMALL)
+        job = _torch_job(spec)
     workload, counts = counted([AnalyticPilot(job, precision)], [cuts])
     for index, (ours, whole) in enumerate(zip(joined.job.shards, workload.jobs[0].shards, strict=True)):
         assert (ours.parameter_bytes, ours.optimizer_bytes, ours.output_bytes, ours.activation_bytes) == (
             whole.parameter_bytes, whole.optimizer_bytes, whole.output_bytes, whole.activation_bytes,
         )  # fmt: skip
-        assert ours.working_bytes == pytest.approx(whole.working_bytes, rel=0.05)
+        assert (1 - less) * whole.working_bytes < ours.working_bytes <= whole.working_bytes
         run = counts[workload.jobs[0].name, index]
         assert total(joined.kernels[index].forward) == total(run.forward)
         assert total(joined.kernels[index].backward) == total(run.backward)

@@ -46,3 +46,17 @@ def test_panels_of_many_groups_stand_above_each_other():
         spec = figure.axes[0].get_subplotspec()
         assert spec is not None
         assert spec.get_gridspec().ncols == num_columns
+
+
+def test_columns_of_many_groups_stand_beside_each_other_a_row_a_panel():
+    frame = pd.DataFrame(
+        [
+            {"system": str(number), "task": task, "costs": "calibrated", "ratio": 1.0, "busy": 13.05}
+            for task in ("text", "images")
+            for number in range(8)
+        ]
+    )
+    figure = against_paper(frame, "system", {"ratio": "speedup", "busy": "busy"}, panel="task")
+    found = [(axes.get_title(), axes.get_ylabel()) for axes in figure.axes]
+    assert found == [("text", "speedup"), ("text", "busy"), ("images", "speedup"), ("images", "busy")]
+    assert {text.get_text() for text in figure.axes[1].texts} == {"13.05"}

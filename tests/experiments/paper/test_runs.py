@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from experiments.paper.runs import Run, run_all, run_by_difference, run_one, shortened
+from experiments.paper.runs import Outcome, Run, rank, run_all, run_by_difference, run_one, scaled, shortened
 from experiments.paper.worlds import World
 from hydrasim import Cluster, Device, Link, Shard, TrainingJob, Workload
 from hydrasim.mechanism import OURS
 from hydrasim.systems import make_system
+from hydrasim.systems.registry import parse_system
 
 SHARD = Shard(1.0, 2.0, parameter_bytes=64, output_bytes=8)
 
@@ -57,6 +58,31 @@ def test_what_happens_once_is_no_part_of_a_difference(system: str):
     assert found.makespan_s == pytest.approx(whole.makespan_s)
     assert found.simulated_minibatches == 4
     assert run_by_difference([run], 0) == [whole]
+
+
+@pytest.mark.parametrize(
+    "system",
+    ["ddp", "fsdp", "fsdp:mixed_precision=true", "fsdp-offload", "zero3-offload:recompute=false",
+     "gpipe:microbatches=4", "1f1b", "deepspeed-mp", "deepspeed-mp-data", "deepspeed-mp-task", "spilling",
+     "task-groups:num_groups=2"],
+)  # fmt: skip
+def test_two_minibatches_of_a_rival_of_static_order_tell_of_all(system: str):
+    link = Link(96.0, latency_s=0.125)
+    device = Device(1 << 20, h2d=link, d2h=link, peer=Link(48.0))
+    cluster = Cluster((device,) * 4, host_bytes_per_s=64.0)
+    run = Run(World(world(8).workload, cluster), system=parse_system(system))
+    (found,) = run_by_difference([run], 2)
+    assert found.makespan_s == pytest.approx(run_one(run, 0).makespan_s, rel=1e-9)
+
+
+def test_twice_as_many_minibatches_double_every_length_and_all_stay_all():
+    assert [scaled(2, count) for count in (200, 400, 0)] == [2, 4, 0]
+
+
+def test_the_best_outcome_is_the_fastest_that_is_not_refused():
+    refused, slow, fast = Outcome(math.nan, error="too large"), Outcome(2.0), Outcome(1.0)
+    assert min([refused, slow, fast], key=rank) is fast
+    assert min([refused, refused], key=rank) is refused
 
 
 def test_an_odd_length_is_halved_all_the_same():

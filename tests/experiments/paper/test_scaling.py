@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from experiments.paper import scaling
+from experiments.paper.calibration import KEEPING, RECOMPUTING, efficiency
 from experiments.paper.runs import Run, run_one
-from experiments.paper.scaling import KEEPING, RECOMPUTING, Point, draw_scaling, of_batch_sizes
+from experiments.paper.scaling import Point, draw_scaling, of_batch_sizes
 from experiments.paper.worlds import rival_world, sharp_world, transformers
 
 POINT = Point(2, 90e6, 2, 2.0, 0.5, 0.25)
@@ -30,6 +31,17 @@ def test_the_ratio_is_the_baselines_makespan_over_hydras():
     assert row["num_shards"] == 1  # so that Hydra recomputes nothing
     assert 1.2 < row["ratio"] / row["ratio_keeping"] < 4 / 3  # a forward more, of three passes and an update
     assert not row["error"]
+
+
+def test_what_is_calibrated_is_so_under_the_assumption_that_it_is_compared_by():
+    row = scaling.scaling([POINT], 4).set_index("costs").loc["calibrated"]
+    chosen = efficiency(scaling.MACHINE, "calibrated", KEEPING)
+    jobs = transformers(2, 90e6, 16)
+    hydra = run_one(Run(sharp_world(jobs, scaling.MACHINE, num_devices=2, precision="fp32", efficiency=chosen)), 4)
+    rival = rival_world(jobs, scaling.MACHINE, num_devices=2, efficiency=chosen)
+    assert row["ratio_keeping"] == run_one(Run(rival, system=KEEPING), 4).makespan_s / hydra.makespan_s
+    assert chosen is not None
+    assert row["compute_fraction_keeping"] == chosen.compute_fraction < row["compute_fraction"]
 
 
 def test_model_parallelism_keeps_one_device_busy_at_most():

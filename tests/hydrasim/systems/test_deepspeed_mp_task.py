@@ -7,7 +7,8 @@ import pytest
 from hydrasim import Cluster, Device, Workload
 from hydrasim.errors import SystemRefused
 from hydrasim.systems import simulate_system
-from hydrasim.systems.deepspeed_mp_task import DeepspeedMPTask, dealt
+from hydrasim.systems.base import dealt
+from hydrasim.systems.deepspeed_mp_task import DeepspeedMPTask
 from tests.hydrasim.systems.pipelines import one, peers, stack
 from tests.worlds import spans
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from hydrasim import Link
 from hydrasim.errors import SystemRefused
 from hydrasim.systems import make_system, simulate_system
 from hydrasim.systems.fsdp import FSDP
@@ -86,3 +89,22 @@ def test_its_options_are_read_from_text():
     assert make_system("fsdp", {"prefetch_layers": "2"}) == FSDP(prefetch_layers=2)
     with pytest.raises(SystemRefused, match="fsdp: prefetch_layers is -1; it must be at least 0"):
         make_system("fsdp", {"prefetch_layers": "-1"})
+
+
+@pytest.mark.parametrize("compute", [0.0, 1.0, 16.0])
+def test_in_mixed_precision_ranks_exchange_half_and_copy_all(compute: float):
+    half, whole = FSDP(mixed_precision=True), equal_devices(2)
+    twice = replace(whole, devices=tuple(replace(device, peer=Link(2 * PEER)) for device in whole.devices))
+    jobs = workload(unequal(compute, minibatches=2))
+    timeline = simulate_system(jobs, whole, half)
+    assert timeline.makespan_s == simulate_system(jobs, twice, FSDP()).makespan_s
+    assert timeline.peer_bytes * 2 == simulate_system(jobs, whole, FSDP()).peer_bytes
+    assert timeline.moved_bytes == 2 * STATE_BYTES
+
+
+def test_in_mixed_precision_layers_and_their_gradients_weigh_half():
+    (full,), (half,) = (
+        system.memory_bytes(unequal(), equal_devices(1), (0,)) for system in (FSDP(), FSDP(mixed_precision=True))
+    )
+    (gathered,), gradients = ([FSDP().gathering(unequal(), 1)[1]], 1536)
+    assert full - half == (gathered + gradients) // 2

@@ -70,3 +70,12 @@ def test_its_options_are_read_from_text():
     assert make_system("fsdp-offload", {"prefetch_layers": "2"}) == FSDPOffload(prefetch_layers=2)
     with pytest.raises(SystemRefused, match="prefetch_layers is -1; it must be at least 0"):
         make_system("fsdp-offload", {"prefetch_layers": "-1"})
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_in_mixed_precision_ranks_exchange_half_but_cast_themselves(count: int):
+    jobs, devices = workload(unequal(minibatches=2)), equal_devices(count)
+    full, half = (simulate_system(jobs, devices, FSDPOffload(mixed_precision=flag)) for flag in (False, True))
+    assert half.moved_bytes == full.moved_bytes
+    assert 2 * half.peer_bytes == full.peer_bytes
+    assert {span.nbytes for span in spans(half, "update")} == {span.nbytes for span in spans(full, "update")}

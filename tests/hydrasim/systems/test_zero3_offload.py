@@ -172,3 +172,16 @@ def test_the_window_opens_as_far_as_it_says():
     assert loaded_before_0_is_over(0) == [256]
     assert loaded_before_0_is_over(600) == [256, 768]
     assert loaded_before_0_is_over(800) == [256, 768, 512]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_in_mixed_precision_all_that_moves_is_half_and_the_host_casts(count: int):
+    jobs, devices = workload(unequal(minibatches=2)), equal_devices(count)
+    full, half = (Zero3Offload(reuse_bytes=0, prefetch_bytes=0, mixed_precision=flag) for flag in (False, True))
+    before, after = (simulate_system(jobs, devices, system) for system in (full, half))
+    assert (2 * after.moved_bytes, 2 * after.peer_bytes) == (before.moved_bytes, before.peer_bytes)
+    parameters = sum(LAYERS)
+    written = [sum(span.nbytes for span in spans(timeline, "update")) for timeline in (before, after)]
+    assert written == [2 * 7 * parameters, 2 * (7 * parameters + parameters // 2)]  # the half, written too
+    kept = [system.host_bytes(unequal(), devices, tuple(range(count))) for system in (full, half)]
+    assert kept == [4 * parameters, 4 * parameters + parameters // 2]
