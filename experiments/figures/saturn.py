@@ -14,13 +14,13 @@ from experiments.figures import About
 from experiments.paper.counting import ModelSpec, Precision
 from experiments.paper.drawing import COLOURS, new_figure
 from experiments.paper.runs import (
+    ALIKE_MINIBATCHES,
     SMOKE_MINIBATCHES,
     STEADY_MINIBATCHES,
     Outcome,
     Run,
     rank,
     run_all,
-    run_by_difference,
     scaled,
 )
 from experiments.paper.worlds import PaperJob, World, rival_world, sharp_world
@@ -55,7 +55,6 @@ _EPOCHS, _SEQUENCES = 10, 4781  # WikiText-2 in sequences of 512 tokens
 _RATES = ("1e-5", "1e-4", "3e-3")
 _PRECISIONS: tuple[Precision, ...] = ("autocast", "fp32")  # Saturn's is not known
 _PLANNED_LENGTH = 100  # mini-batches of the shortest job; trials and plan take most of the time
-_ALONE_LENGTH = 2  # of jobs one after another on all GPUs, whose mini-batches are alike
 
 # Hours read off Saturn's Fig. 5, and what here stands for them: its heuristics give a job the least or most GPUs.
 PAPER_HOURS = {"Random": 39.0, "Min-heuristic": 46.2, "Max-heuristic": 27.5, "Optimus*-Greedy": 28.0, "Saturn": 21.0}
@@ -128,7 +127,7 @@ def run(smoke: bool = False, *, num_minibatches: int = STEADY_MINIBATCHES) -> pd
                 alone[precision, system, job.name, text] = Run(world, system=parse_system(technique(text, precision)))
     found = run_all([*planned.values()], planned_length) + run_all([*together.values()], length)
     outcomes = {key: [outcome] for key, outcome in zip([*planned, *together], found, strict=True)}
-    found_alone = run_by_difference([*alone.values()], scaled(_ALONE_LENGTH, num_minibatches))
+    found_alone = run_all([*alone.values()], num_minibatches)
     best: dict[tuple[str, str, str], Outcome] = {}
     for (*key, _), outcome in zip(alone, found_alone, strict=True):
         best[tuple(key)] = min(best.get(tuple(key), outcome), outcome, key=rank)
@@ -177,7 +176,7 @@ def facts(frame: pd.DataFrame) -> dict[str, str]:
         "saturn_paper": f"{PAPER_HOURS[_SATURN] / PAPER_HOURS[_MIN]:.2f}",
         "minibatches": str(STEADY_MINIBATCHES),
         "planned_minibatches": str(_PLANNED_LENGTH),
-        "alone_minibatches": str(_ALONE_LENGTH),
+        "alone_minibatches": str(ALIKE_MINIBATCHES),
     }
 
 

@@ -192,9 +192,7 @@ class Build:
         return command.number
 
 
-def task_groups(
-    system: System, workload: Workload, cluster: Cluster, num_groups: int | None
-) -> list[tuple[int, ...]]:  # fmt: skip
+def task_groups(system: System, workload: Workload, cluster: Cluster, num_groups: int | None) -> list[tuple[int, ...]]:
     """Return so many groups of devices; None for the most such that every group holds every job, or one.
 
     Raises:

@@ -12,7 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from experiments.paper.runs import Outcome, Run, rank, run_all, run_by_difference, run_one, scaled, shortened
+from experiments.paper.runs import (
+    ALIKE_MINIBATCHES,
+    STEADY_MINIBATCHES,
+    Outcome,
+    Run,
+    rank,
+    run_all,
+    run_by_difference,
+    run_one,
+    scaled,
+    shortened,
+)
 from experiments.paper.worlds import World
 from hydrasim import Cluster, Device, Link, Shard, TrainingJob, Workload
 from hydrasim.mechanism import OURS
@@ -43,8 +54,8 @@ def test_a_part_extended_is_the_whole_in_a_steady_state(system: str | None):
 
 
 def test_equal_jobs_of_a_serial_system_are_simulated_once():
-    outcome = run_one(Run(world(40, 40, 40), system="deepspeed-mp", effects="theory"), 10)
-    assert outcome.simulated_minibatches == 10
+    outcome = run_one(Run(world(40, 40, 40), system="deepspeed-mp", effects="theory"), STEADY_MINIBATCHES)
+    assert outcome.simulated_minibatches == ALIKE_MINIBATCHES
     assert outcome.makespan_s == 3 * 40 * 6.0  # forward 2 x 1 s, backward 2 x 2 s, nothing overlaps
     assert outcome.utilization == 0.5
 
@@ -60,19 +71,36 @@ def test_what_happens_once_is_no_part_of_a_difference(system: str):
     assert run_by_difference([run], 0) == [whole]
 
 
-@pytest.mark.parametrize(
-    "system",
-    ["ddp", "fsdp", "fsdp:mixed_precision=true", "fsdp-offload", "zero3-offload:recompute=false",
-     "gpipe:microbatches=4", "1f1b", "deepspeed-mp", "deepspeed-mp-data", "deepspeed-mp-task", "spilling",
-     "task-groups:num_groups=2"],
-)  # fmt: skip
-def test_two_minibatches_of_a_rival_of_static_order_tell_of_all(system: str):
+RIVALS = [
+    "ddp", "fsdp", "fsdp:mixed_precision=true", "fsdp-offload", "zero3-offload:recompute=false", "gpipe:microbatches=4",
+    "1f1b", "deepspeed-mp", "deepspeed-mp-data", "deepspeed-mp-task:num_groups=1", "spilling",
+    "task-groups:num_groups=2",
+]  # fmt: skip
+
+
+def in_static_order(system: str, *lengths: int) -> Run:
+    """Return a run on devices that share slow links and a slow host."""
     link = Link(96.0, latency_s=0.125)
     device = Device(1 << 20, h2d=link, d2h=link, peer=Link(48.0))
-    cluster = Cluster((device,) * 4, host_bytes_per_s=64.0)
-    run = Run(World(world(8).workload, cluster), system=parse_system(system))
+    return Run(
+        World(world(*lengths).workload, Cluster((device,) * 4, host_bytes_per_s=64.0)), system=parse_system(system)
+    )
+
+
+@pytest.mark.parametrize("system", RIVALS)
+def test_two_minibatches_of_a_rival_of_static_order_tell_of_all(system: str):
+    run = in_static_order(system, 8)
     (found,) = run_by_difference([run], 2)
     assert found.makespan_s == pytest.approx(run_one(run, 0).makespan_s, rel=1e-9)
+
+
+@pytest.mark.parametrize("system", RIVALS[:-2])
+def test_jobs_that_are_trained_alone_are_extended_exactly(system: str):
+    run = in_static_order(system, 11, 25, 3, 11)
+    found, whole = run_one(run, STEADY_MINIBATCHES), run_one(run, 0)
+    assert found.makespan_s == pytest.approx(whole.makespan_s, rel=1e-9)
+    assert found.utilization == pytest.approx(whole.utilization, rel=1e-9)
+    assert found.simulated_minibatches < whole.simulated_minibatches
 
 
 def test_twice_as_many_minibatches_double_every_length_and_all_stay_all():
