@@ -87,9 +87,7 @@ _COLOURS = {  # from Okabe and Ito
 }  # fmt: skip
 
 Place = tuple[str, int, int]  # model, link, number of devices
-Rival = tuple[
-    Place, str, str, int
-]  # its name, its setting, and how many groups of devices train jobs beside each other
+Rival = tuple[Place, str, str, int]  # name, setting, and number of groups of devices that train jobs beside each other
 
 
 def machine(link_gb_per_s: float) -> Machine:
