@@ -15,8 +15,8 @@ from hydrasim.errors import HydraError, shortened
 Model = TypeVar("Model", bound=BaseModel)
 
 # What can be shown and divided without running over: thirty thousand years, and a million times too much.
-Seconds = Annotated[float, Field(ge=0.0, le=1e12)]
-Fraction = Annotated[float, Field(ge=-1e6, le=1e6)]
+Seconds = Annotated[FiniteFloat, Field(ge=0.0, le=1e12)]
+Fraction = Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)]
 
 
 def read_json(path: Path, model: type[Model]) -> Model:
@@ -84,7 +84,7 @@ class DemoSummary(BaseModel):
     measured_gain: FiniteFloat
     bit_identical: bool
     policies: dict[str, Seconds | None] = Field(min_length=1)
-    lower_bound_s: Annotated[float, Field(ge=1e-9, le=1e12)]
+    lower_bound_s: Annotated[FiniteFloat, Field(ge=1e-9, le=1e12)]
     naive_s: Seconds
     provenance: dict[str, Any] = {}
 
