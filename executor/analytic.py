@@ -40,7 +40,7 @@ from hydrasim.workload import Shard, TrainingJob, Workload
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CountedShard(ShardPilot):
     """A pilot without seconds, and what its forward, its backward (without recomputation) and its update run.
 
@@ -51,7 +51,6 @@ class CountedShard(ShardPilot):
     forward_kernels: tuple[Kernel, ...]
     backward_kernels: tuple[Kernel, ...]
     update_kernels: tuple[Kernel, ...]
-    activation_bytes: int
 
 
 class AnalyticPilot(JobPilot):
@@ -108,10 +107,14 @@ class AnalyticPilot(JobPilot):
         activation_bytes = self._activation_bytes(low, high, value)
         made = super()._run(low, high, value, given)
         found = {field.name: getattr(made, field.name) for field in fields(ShardPilot)}
-        found |= {"forward_s": 0.0, "backward_s": 0.0}
-        counted = CountedShard(**found, **self._counter.found(), activation_bytes=activation_bytes)
+        found |= {"forward_s": 0.0, "backward_s": 0.0, "activation_bytes": activation_bytes}
+        counted = CountedShard(**found, **self._counter.found())
         self._done.update({key: counted for key, pilot in self._done.items() if pilot is made})
         return counted
+
+    def _with_activations(self, pilot: ShardPilot, low: int, high: int, value: Any) -> ShardPilot:
+        """Do nothing: a counted shard has counted them."""
+        return pilot
 
     def _activation_bytes(self, low: int, high: int, value: Any) -> int:
         """Run the forward and return what autograd saves, each storage once."""

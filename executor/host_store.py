@@ -22,7 +22,7 @@ from executor.layout import parameters_of
 from executor.partition import Partition
 from executor.prepare import Prepared
 from executor.tensors import TreeSpec
-from hydrasim.dataflow import BlockKey, aligned, block_bytes
+from hydrasim.dataflow import BlockKey, aligned, block_bytes, passing_keys
 
 HEADER_BYTES = 4096  # the packed tree's shape, before a boundary's bytes
 _LENGTH = struct.Struct("q")
@@ -107,6 +107,9 @@ class HostStore(StoreView):
                 nbytes = HEADER_BYTES + block_bytes(job, BlockKey("g", job.name, shard, 0))
                 places["x", job.name, shard + 1, 0] = self._reserve(nbytes)
                 places["g", job.name, shard, 0] = self._reserve(nbytes)
+            for key in passing_keys(job):
+                if key.kind == "a":
+                    places["a", job.name, key.shard, 0] = self._reserve(HEADER_BYTES + block_bytes(job, key))
         sizes = {
             BlockKey("w", job.name, shard, -1): block_bytes(job, BlockKey("w", job.name, shard, -1))
             for job in self._workload.jobs

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import cloudpickle
 import torch
@@ -17,7 +17,7 @@ from torch import nn
 
 from executor.errors import JobError
 from hydrasim.errors import told
-from hydrasim.workload import JOB_NAME
+from hydrasim.workload import JOB_NAME, ActivationMode
 
 _NOT_OPTIONS = ("params", "param_names")
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -32,7 +32,9 @@ class TorchJob:
     optimizer: a callable that makes one from parameters, such as `lambda p: AdamW(p, lr=1e-3)`, or an
     instance over the model's parameters. epochs: passes over the data; max_steps: stop after so many
     mini-batches. seed: of the job's random stream, set after the model was built. cuts: index of the
-    first layer of every shard but the first; None lets the partitioner choose.
+    first layer of every shard but the first; None lets the partitioner choose. activation_mode: what becomes of a
+    forward's activations: kept on the device, spilled to host memory, or recomputed by the backward; by default
+    what costs least and fits.
 
     Raises:
         JobError: something is missing or unsupported.
@@ -47,6 +49,7 @@ class TorchJob:
     max_steps: int | None = None
     seed: int = 0
     cuts: tuple[int, ...] | None = None
+    activation_mode: ActivationMode | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -142,6 +145,10 @@ class TorchJob:
             raise JobError(f"job name {self.name!r} is no text.")
         if not -(1 << 63) <= self.seed < 1 << 64:
             raise JobError(f"job {self.name!r}: seed is {self.seed}; it must be from -2**63 to 2**64 - 1.")
+        if self.activation_mode not in (modes := ("auto", *get_args(ActivationMode))):
+            raise JobError(
+                f"job {self.name!r}: activation_mode is {self.activation_mode!r}; it is one of {', '.join(modes)}."
+            )
         if self.cuts is not None and not all(isinstance(cut, int) for cut in self.cuts):
             raise JobError(f"job {self.name!r}: cuts {self.cuts!r} must be indices of layers.")
 

@@ -80,6 +80,11 @@ class ShardOnDevice:
         self._layout = layout
         self._attached: int | None = None
 
+    @property
+    def parameter_bytes(self) -> int:
+        """How many leading bytes of the block hold parameters."""
+        return self._layout.parameter_bytes
+
     def attach_parameters(self, block: torch.Tensor) -> None:
         """Make the parameters views of the block."""
         if self._attached != block.data_ptr():

@@ -12,7 +12,10 @@ from hydrasim.command import Command
 
 @dataclass(frozen=True)
 class JobSetup:
-    """One job for a worker. payload: layers by shard, loss and optimizer maker, without weights."""
+    """One job for a worker. payload: layers by shard, loss and optimizer maker, without weights.
+
+    activation_bytes: room that a shard's kept activations have.
+    """
 
     name: str
     payload: bytes
@@ -21,6 +24,7 @@ class JobSetup:
     layouts: tuple[ShardLayout, ...]
     has_gradient: tuple[tuple[bool, ...], ...]
     output_bytes: tuple[int, ...]
+    activation_bytes: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cloudpickle
@@ -14,6 +15,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from executor import randomness
+from executor.activations import SavedTensors, forward_keeping, storages
 from executor.budget import BudgetTracker, storages_of
 from executor.compute import backward, forward, loss_and_backward, needs_grad, step
 from executor.errors import JobError
@@ -34,6 +36,7 @@ class ShardPilot:
     entry: the shapes of the gradients that it hands to the shard before; None where it has none.
     has_gradient: which parameters get a gradient; every later step must give the same ones.
     retained_bytes: what its layers made in the first pass and keep, such as a cached mask.
+    activation_bytes: what a forward leaves for its backward, if kept: counted for the shards of a `chain`.
     """
 
     layout: ShardLayout
@@ -45,6 +48,7 @@ class ShardPilot:
     has_gradient: tuple[bool, ...]
     retained_bytes: int
     entry: TreeSpec
+    activation_bytes: int = 0
 
 
 class JobPilot:
@@ -57,6 +61,7 @@ class JobPilot:
     def __init__(self, job: TorchJob) -> None:
         self.job = job
         self._done: dict[tuple[Any, ...], ShardPilot] = {}
+        self._kept: dict[tuple[int, int], tuple[int, int]] = {}
         check_references(job)
         weights = {id(parameter) for parameter in job.module.parameters()}
         constants = [tensor for tensor in tensors_in(job.layers, job.loss_fn) if id(tensor) not in weights]
@@ -87,21 +92,27 @@ class JobPilot:
         """
         key = (low, high, None if gradients is None else gradients.leaves)
         if key not in self._done:
-            before, num_threads = randomness.save(), torch.get_num_threads()
-            try:
-                torch.set_num_threads(1)  # what a device has
-                randomness.seed_all(self.job.seed)
+            with self._as_on_device(low, high):
                 self._done[key] = self._run(low, high, value, gradients)
-            except HydraError:
-                raise
-            except (Exception, SystemExit) as reason:
-                raise JobError(
-                    f"job {self.job.name!r}: layers {low}..{high - 1} failed in their pilot run: {told(reason)}"
-                ) from reason
-            finally:
-                randomness.restore(before)
-                torch.set_num_threads(num_threads)
         return self._done[key]
+
+    @contextmanager
+    def _as_on_device(self, low: int, high: int) -> Iterator[None]:
+        """Have layers low .. high-1 run as in a worker; leave no trace, and say which failed if one does."""
+        before, num_threads = randomness.save(), torch.get_num_threads()
+        try:
+            torch.set_num_threads(1)
+            randomness.seed_all(self.job.seed)
+            yield
+        except HydraError:
+            raise
+        except (Exception, SystemExit) as reason:
+            raise JobError(
+                f"job {self.job.name!r}: layers {low}..{high - 1} failed in their pilot run: {told(reason)}"
+            ) from reason
+        finally:
+            randomness.restore(before)
+            torch.set_num_threads(num_threads)
 
     def _run(self, low: int, high: int, value: Any, given: TreeSpec | None) -> ShardPilot:
         """Run F on one copy of the layers, B or L with a step on another: in a run, either may come first."""
@@ -201,9 +212,35 @@ class JobPilot:
         pilots: list[ShardPilot] = []
         gradients: TreeSpec | None = None
         for (low, high), value in reversed(list(zip(bounds, values, strict=True))):
-            pilots.insert(0, self.run(low, high, value, gradients))
-            gradients = pilots[0].entry
+            pilot = self.run(low, high, value, gradients)
+            pilots.insert(0, self._with_activations(pilot, low, high, value))
+            gradients = pilot.entry
         return pilots
+
+    def _with_activations(self, pilot: ShardPilot, low: int, high: int, value: Any) -> ShardPilot:
+        """Run the forward once more, and count what it leaves if its activations are kept.
+
+        What graphs hold by other ways than saving it, as a function of the user's may, lies on the device all along.
+        """
+        if (low, high) not in self._kept:
+            layers, loss_fn = self._copies(low, high)
+            last = high == len(self.job.layers)
+            own = tensors_in(layers, loss_fn)  # weights too: in a run these are found in the arena
+            saved, tracker = SavedTensors(storages(own)), BudgetTracker()
+            tracker.exempt([own, value, self.target])
+            flags = [needs_grad(leaf) for leaf in pytree.tree_leaves(value)]
+            with self._as_on_device(low, high), tracker:
+                output, kept = forward_keeping(
+                    layers, value, flags, 0, saved, loss_fn if last else None, self.target if last else None
+                )
+                del output
+                held_bytes = tracker.live_bytes
+                del kept
+            self._kept[low, high] = saved.nbytes, held_bytes - tracker.live_bytes
+        activation_bytes, held_bytes = self._kept[low, high]
+        return replace(
+            pilot, activation_bytes=activation_bytes, retained_bytes=pilot.retained_bytes + held_bytes
+        )
 
     def _complain(self, problem: str) -> None:
         raise JobError(f"job {self.job.name!r}: {problem}")

@@ -10,11 +10,14 @@ from functools import cached_property
 from executor.devices import Device
 from executor.errors import DeviceError, JobError
 from executor.job import TorchJob
-from executor.partition import Partition, partition
+from executor.partition import Partition, partition, reserved_bytes
 from executor.pilot import JobPilot
 from hydrasim.cluster import Bus, Cluster
 from hydrasim.cluster import Device as SimulatedDevice
-from hydrasim.workload import Shard, TrainingJob, Workload
+from hydrasim.dataflow import BlockKey, block_bytes, state_keys, unit_bytes
+from hydrasim.workload import ActivationMode, Phase, Shard, ShardUnit, TrainingJob, Workload
+
+MEMORY_BYTES_PER_S = 6e9  # what one core copies where caches do not help; measured on two cores, results/validation
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,23 @@ class Prepared:
     @cached_property
     def workload(self) -> Workload:
         """The jobs in the simulator's words; seconds are the pilot's, rough."""
-        return Workload(tuple(self._training_job(part) for part in self.partitions))
+        return Workload(
+            tuple(
+                with_activations(self._training_job(part), part, self._arena_bytes, self._copy_bytes_per_s)
+                for part in self.partitions
+            )
+        )
+
+    @property
+    def _arena_bytes(self) -> int:
+        """What the smallest device leaves for state, boundaries and kept activations."""
+        return min(device.describe().memory_bytes for device in self.devices) - reserved_bytes(self.partitions)
+
+    @property
+    def _copy_bytes_per_s(self) -> float:
+        """What the slowest link carries, or, where links are not limited, memory."""
+        links = [link for device in self.cluster.devices for link in (device.h2d, device.d2h)]
+        return min(MEMORY_BYTES_PER_S, *(link.bytes_per_s for link in links))
 
     @cached_property
     def cluster(self) -> Cluster:
@@ -62,6 +81,41 @@ class Prepared:
             part.job.name, shards, minibatches, epochs, self.fused,
             input_bytes=part.pilot.input_bytes, target_bytes=part.pilot.target_bytes,
         )  # fmt: skip
+
+
+def with_activations(job: TrainingJob, part: Partition, arena_bytes: int, copy_bytes_per_s: float) -> TrainingJob:
+    """Return a job with what becomes of its activations: as its user says, else what costs least.
+
+    A model that fits a device with all its activations keeps them. Else each shard spills what it can copy to host
+    memory and back sooner than it runs forward again. Whatever is said, what has no room beside its unit's other
+    blocks recomputes.
+    """
+    asked = part.job.activation_mode
+    if asked == "recompute":
+        return job
+    sizes = [pilot.activation_bytes for pilot in part.shards]
+    whole = _keeping(job, "keep", sizes)
+    fits = [unit_bytes(whole, ShardUnit(job.name, Phase.BACKWARD, i, 0)) <= arena_bytes for i in range(len(sizes))]
+    mode = asked
+    if asked == "auto":
+        fits_whole = sum(block_bytes(whole, key) for key in (*state_keys(whole), *_activation_keys(whole))) <= arena_bytes
+        mode = "keep" if fits_whole else "spill"
+    pays = [
+        asked != "auto" or mode == "keep" or 2 * pilot.activation_bytes / copy_bytes_per_s < pilot.forward_s
+        for pilot in part.shards
+    ]
+    sizes = [nbytes if fit and pay else 0 for nbytes, fit, pay in zip(sizes, fits, pays, strict=True)]
+    return _keeping(job, mode, sizes) if any(sizes) else job
+
+
+def _keeping(job: TrainingJob, mode: ActivationMode, sizes: Sequence[int]) -> TrainingJob:
+    shards = tuple(replace(shard, activation_bytes=n) for shard, n in zip(job.shards, sizes, strict=True))
+    return replace(job, activation_mode=mode, shards=shards)
+
+
+def _activation_keys(job: TrainingJob) -> list[BlockKey]:
+    num_kept = len(job.shards) - (1 if job.fused else 0)
+    return [BlockKey("a", job.name, shard, 0) for shard in range(num_kept)]
 
 
 def prepare(

@@ -21,8 +21,8 @@ from executor.partition import Partition
 from executor.pool import DevicePool
 from executor.prepare import Prepared, prepare
 from hydrasim.command import Command, Event
-from hydrasim.dataflow import BlockKey
-from hydrasim.errors import PlanError, told
+from hydrasim.dataflow import BlockKey, aligned
+from hydrasim.errors import told
 from hydrasim.loop import run
 from hydrasim.mechanism import OURS, Mechanism
 from hydrasim.orchestrator import Orchestrator
@@ -93,7 +93,7 @@ def train(
     )  # fmt: skip
     workload, cluster = prepared.workload, prepared.cluster
     beliefs = StatedCosts(workload, cluster) if profile is None else profile.costs(cluster)
-    chosen = make_policy(policy) if plan is None else FollowPlan(_executable(plan))
+    chosen = make_policy(policy) if plan is None else FollowPlan(plan)
     orchestrator = Orchestrator(workload, cluster, chosen, beliefs, mechanism=mechanism, seed=seed)
     assert orchestrator.residency is not None
     if pool is not None and pool.devices != prepared.devices:
@@ -123,22 +123,12 @@ def train(
             own_pool.close()
 
 
-def _executable(plan: Plan) -> Plan:
-    for step in (step for steps in plan.devices for step in steps):
-        if step.mode not in (None, "recompute"):
-            raise PlanError(
-                f"the plan runs {step.unit} in mode {step.mode}, but the executor can only recompute activations yet.\n"
-                "  Plan the jobs with activation_mode recompute."
-            )
-    return plan
-
-
 def _open(
     prepared: Prepared, orchestrator: Orchestrator, pool: DevicePool, store: HostStore, chaos_seed: int | None
 ) -> TorchBackend:
     """Set up every worker and loader for the run."""
     assert orchestrator.residency is not None
-    jobs = tuple(_job_setup(part, prepared.fused) for part in prepared.partitions)
+    jobs = tuple(_job_setup(part, prepared) for part in prepared.partitions)
     retained_bytes = sum(part.retained_bytes for part in prepared.partitions)
     setups = []
     for index, (device, simulated) in enumerate(zip(prepared.devices, prepared.cluster.devices, strict=True)):
@@ -156,7 +146,7 @@ def _open(
     return TorchBackend(prepared.workload, pool, loaders, store, label)
 
 
-def _job_setup(part: Partition, fused: bool) -> JobSetup:
+def _job_setup(part: Partition, prepared: Prepared) -> JobSetup:
     shards = [list(layers) for layers in part.job.shards(part.cuts)]
     parameters = [parameters_of(layers) for layers in shards]
     recipes = [part.job.recipe(mine) for mine in parameters]
@@ -170,10 +160,11 @@ def _job_setup(part: Partition, fused: bool) -> JobSetup:
         part.job.name,
         payload,
         part.job.seed,
-        fused,
+        prepared.fused,
         tuple(pilot.layout for pilot in part.shards),
         tuple(pilot.has_gradient for pilot in part.shards),
         tuple(pilot.output_bytes for pilot in part.shards),
+        tuple(aligned(shard.activation_bytes) for shard in prepared.workload.job(part.job.name).shards),
     )
 
 

@@ -29,7 +29,7 @@ class Transfers:
         region = order.region
         if command.block.kind != "w":
             region = self._store.boundary(command.block)
-            if command.start == 0:
+            if command.start == 0 and command.block.kind != "a":  # its shapes are known to the graph that it is for
                 self._specs[spec_key(command.block)] = self._store.read_spec(region)
             region += HEADER_BYTES
         source = self._store.tensor(region + command.start, command.nbytes)
@@ -43,7 +43,8 @@ class Transfers:
         region = order.region
         if command.block.kind != "w":
             region = self._store.boundary(command.block)
-            self._store.write_spec(region, self._specs[spec_key(command.block)])
+            if command.block.kind != "a":
+                self._store.write_spec(region, self._specs[spec_key(command.block)])
             region += HEADER_BYTES
         target = self._store.tensor(region, command.nbytes)
         if self._chaos is not None:

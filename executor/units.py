@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from executor import randomness
+from executor.activations import KeptForward, SavedTensors, TooLarge, forward_keeping, storages
 from executor.compute import backward, forward, loss_and_backward, step
 from executor.devices import DeviceMemory
 from executor.host_store import StoreView
@@ -37,6 +38,12 @@ class _Job:
             parameters = parameters_of([layer.to(memory.place) for layer in layers])
             optimizer = recipe.make(parameters)
             self.shards.append(ShardOnDevice(layers, optimizer, state_on_host(layout, optimizer, parameters)))
+        own = {id(parameter) for shard in self.shards for parameter in shard.parameters}
+        found = tensors_in([shard.layers for shard in self.shards], self.loss_fn)
+        # Held, so that no storage made later can be taken for one of them.
+        self.constants = [tensor for tensor in found if id(tensor) not in own]
+        self.constant_storages = storages(self.constants)
+        self.kept: dict[int, KeptForward] = {}  # by shard
 
 
 class Units:
@@ -46,7 +53,7 @@ class Units:
         self._store, self._memory, self._specs = store, memory, specs
         self._jobs = {job.name: _Job(job, memory) for job in setup.jobs}
         for job in self._jobs.values():
-            memory.exempt(tensors_in([shard.layers for shard in job.shards], job.loss_fn))
+            memory.exempt([*job.constants, *(p for shard in job.shards for p in shard.parameters)])
 
     def run(self, command: Command) -> float | None:
         """Run the command's unit; return the loss if the unit computed one that was trained on."""
@@ -61,8 +68,7 @@ class Units:
         entry, flags = self._read(blocks["x"])
         with self._memory.computing():
             if unit.phase is Phase.FORWARD:
-                target = self._read(blocks["y"])[0] if last else None
-                output = forward(shard.layers, entry, flags, job.loss_fn if last else None, target)
+                output = self._forward(unit, job, shard, blocks, entry, flags, last)
                 self._save_random(unit)
                 if not last:
                     self._write(output, blocks["out"])
@@ -77,6 +83,34 @@ class Units:
                 shard.clear_gradients()
         return loss
 
+    def _forward(
+        self,
+        unit: ShardUnit,
+        job: _Job,
+        shard: ShardOnDevice,
+        blocks: Blocks,
+        entry: Any,
+        flags: list[bool],
+        last: bool,
+    ) -> Any:
+        """Run a forward; keep what its backward needs if there is a block for it."""
+        job.kept.pop(unit.shard, None)
+        loss_fn, target = (job.loss_fn, self._read(blocks["y"])[0]) if last else (None, None)
+        if "a" not in blocks:
+            return forward(shard.layers, entry, flags, loss_fn, target)
+        key, offset = blocks["a"]
+        saved = SavedTensors(job.constant_storages, self._memory.arena, shard.parameter_bytes)
+        saved.at(offset, blocks["w"][1] if "w" in blocks else 0, job.setup.activation_bytes[unit.shard])
+        before = self._random_state()
+        try:
+            output, job.kept[unit.shard] = forward_keeping(
+                shard.layers, entry, flags, key.minibatch, saved, loss_fn, target
+            )
+        except TooLarge:  # of a mini-batch larger than the first; its backward will recompute
+            randomness.restore(before, self._memory.generator)
+            return forward(shard.layers, entry, flags, loss_fn, target)
+        return output
+
     def _backward(
         self,
         unit: ShardUnit,
@@ -87,6 +121,10 @@ class Units:
         flags: list[bool],
         last: bool,
     ) -> tuple[float | None, list[torch.Tensor | None]]:
+        kept = job.kept.pop(unit.shard, None)
+        if kept is not None and "a" in blocks and kept.minibatch == unit.minibatch:
+            kept.saved.at(blocks["a"][1], blocks["w"][1] if "w" in blocks else 0)
+            return kept.loss, kept.backward([] if last else self._read(blocks["g"])[0])
         if last:
             target, _ = self._read(blocks["y"])
             advance = (lambda: self._save_random(unit)) if unit.phase is Phase.LOSS else (lambda: None)
@@ -142,9 +180,11 @@ class Units:
         randomness.restore(state, generator, job.setup.seed, last)
 
     def _save_random(self, unit: ShardUnit) -> None:
+        self._store.write_random(unit.job, unit.shard + 1, unit.minibatch, self._random_state())
+
+    def _random_state(self) -> bytes:
         with _disable_current_modes():  # the generator's 5 kB lie on the host, whatever the device's budget
-            state = randomness.save(self._memory.generator)
-        self._store.write_random(unit.job, unit.shard + 1, unit.minibatch, state)
+            return randomness.save(self._memory.generator)
 
 
 def state_on_host(

@@ -33,7 +33,7 @@ class World:
         self.offsets = {}
         setup = Setup(
             CpuDevice(1 << 20), 1 << 16, working_bytes, self.store.nbytes, self.store.places,
-            (_job_setup(self.prepared.partitions[0], True),),
+            (_job_setup(self.prepared.partitions[0], self.prepared),),
         )  # fmt: skip
         self.units = Units(setup, self.store, self.memory, self.specs)
         for shard in range(len(self.job.shards)):
