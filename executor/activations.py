@@ -20,7 +20,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_
 from torch.utils import _pytree as pytree
 
 from executor.budget import storages_of
-from executor.compute import Boundary, Loss, needs_grad, run_layers
+from executor.compute import PLAIN, Boundary, Loss, device_type, needs_grad, run_layers
+from executor.step import StepOptions
 from hydrasim.dataflow import ALIGNMENT, aligned
 
 
@@ -109,7 +110,10 @@ class SavedTensors:
 
 @dataclass(frozen=True, slots=True)
 class KeptForward:
-    """The graph of one forward, for its backward. edges: of the outputs that want a gradient. loss: of the last shard."""
+    """The graph of one forward, for its backward.
+
+    edges: of the outputs that want a gradient. loss: of the last shard.
+    """
 
     minibatch: int
     saved: SavedTensors
@@ -136,16 +140,19 @@ def forward_keeping(
     saved: SavedTensors,
     loss_fn: Loss | None = None,
     target: Any = None,
+    options: StepOptions = PLAIN,
 ) -> tuple[Any, KeptForward]:
     """Run a shard's forward; return its output and what its backward needs. The last shard's takes its loss."""
     with torch.enable_grad(), saved.hooks():
         entry = Boundary(tree, requires_grad)
-        output = run_layers(layers, entry.value)
-        if loss_fn is not None:
-            output = loss_fn(output, target)
+        with options.casting(device_type(tree)):
+            output = run_layers(layers, entry.value)
+            if loss_fn is not None:
+                output = loss_fn(output, target)
+        roots = output if loss_fn is None else options.objective(output)
     entry.value = None
     saved.forget_storages()
-    edges = tuple(get_gradient_edge(leaf) for leaf in pytree.tree_leaves(output) if needs_grad(leaf))
+    edges = tuple(get_gradient_edge(leaf) for leaf in pytree.tree_leaves(roots) if needs_grad(leaf))
     loss = None if loss_fn is None else output.item()
     return output, KeptForward(minibatch, saved, entry, edges, loss)
 

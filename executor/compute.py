@@ -13,7 +13,10 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from executor.step import StepOptions
+
 Loss = Callable[[Any, Any], torch.Tensor]
+PLAIN = StepOptions()
 
 
 class _Entry(torch.autograd.Function):
@@ -68,11 +71,14 @@ def forward(
     requires_grad: Sequence[bool],
     loss_fn: Loss | None = None,
     target: Any = None,
+    options: StepOptions = PLAIN,
 ) -> Any:
     """Run a shard's forward and keep nothing but its output; the last shard's also takes its loss."""
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda _: None, _nothing_was_saved):
-        output = run_layers(layers, Boundary(tree, requires_grad).value)
-        return output if loss_fn is None else loss_fn(output, target)
+        entry = Boundary(tree, requires_grad)
+        with options.casting(device_type(tree)):
+            output = run_layers(layers, entry.value)
+            return output if loss_fn is None else loss_fn(output, target)
 
 
 def loss_and_backward(
@@ -82,18 +88,24 @@ def loss_and_backward(
     target: Any,
     loss_fn: Loss,
     after_forward: Callable[[], None] = lambda: None,
+    options: StepOptions = PLAIN,
 ) -> tuple[float, list[torch.Tensor | None]]:
     """Run the last shard's forward, the loss and the backward; return the loss and the input's gradients."""
     with torch.enable_grad():
         entry = Boundary(tree, requires_grad)
-        loss = loss_fn(run_layers(layers, entry.value), target)
+        with options.casting(device_type(tree)):
+            loss = loss_fn(run_layers(layers, entry.value), target)
         after_forward()
-        loss.backward()
+        options.objective(loss).backward()
     return loss.item(), entry.gradients()
 
 
 def backward(
-    layers: Sequence[nn.Module], tree: Any, requires_grad: Sequence[bool], gradients: Sequence[torch.Tensor | None]
+    layers: Sequence[nn.Module],
+    tree: Any,
+    requires_grad: Sequence[bool],
+    gradients: Sequence[torch.Tensor | None],
+    options: StepOptions = PLAIN,
 ) -> list[torch.Tensor | None]:
     """Recompute a shard from its saved input, then return that input's gradients.
 
@@ -101,7 +113,8 @@ def backward(
     """
     with torch.enable_grad():
         entry = Boundary(tree, requires_grad)
-        outputs = [leaf for leaf in pytree.tree_leaves(run_layers(layers, entry.value)) if needs_grad(leaf)]
+        with options.casting(device_type(tree)):
+            outputs = [leaf for leaf in pytree.tree_leaves(run_layers(layers, entry.value)) if needs_grad(leaf)]
         pairs = [(out, g) for out, g in zip(outputs, gradients, strict=True) if g is not None]
         if pairs:
             torch.autograd.backward([out for out, _ in pairs], [g for _, g in pairs])
@@ -136,6 +149,10 @@ def step(
     finally:
         for group, parameters in zip(optimizer.param_groups, whole, strict=True):
             group["params"] = parameters
+
+
+def device_type(tree: Any) -> str:
+    return next((leaf.device.type for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)), "cpu")
 
 
 def _nothing_was_saved(_: Any) -> torch.Tensor:

@@ -12,6 +12,7 @@ import os
 import pickle
 import struct
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 
 import torch
@@ -23,7 +24,9 @@ from executor.partition import Partition
 from executor.prepare import Prepared
 from executor.tensors import TreeSpec
 from hydrasim.dataflow import BlockKey, aligned, block_bytes, passing_keys
+from hydrasim.workload import TrainingJob
 
+MAX_NORM_BYTES = 1 << 16  # of one shard; about 20 a parameter
 HEADER_BYTES = 4096  # the packed tree's shape, before a boundary's bytes
 _LENGTH = struct.Struct("q")
 _MADV_POPULATE_WRITE = 23  # not yet a name in mmap
@@ -72,6 +75,18 @@ class StoreView:
     def read_random(self, job: str, slot: int, minibatch: int) -> bytes:
         return self._read(self.places["rng", job, slot, minibatch % 2])
 
+    def write_norms(self, job: str, shard: int, norms: Mapping[int, torch.Tensor]) -> None:
+        """Keep the norms of a shard's gradients, by the parameter's place in the model."""
+        found = {index: (norm.dtype, norm.item()) for index, norm in norms.items()}
+        self._write(self.places["norm", job, shard, 0], pickle.dumps(found), MAX_NORM_BYTES)
+
+    def read_norms(self, job: str, num_shards: int) -> list[torch.Tensor]:
+        """Return the norms of all shards' gradients, in the order of the model's parameters."""
+        found: dict[int, tuple[torch.dtype, float]] = {}
+        for shard in range(num_shards):
+            found |= pickle.loads(self._read(self.places["norm", job, shard, 0]))
+        return [torch.tensor(value, dtype=dtype) for _, (dtype, value) in sorted(found.items())]
+
     def _write(self, offset: int, data: bytes, room: int) -> None:
         if len(data) + _LENGTH.size > room:
             raise ValueError(f"{len(data)} bytes of description do not fit into {room - _LENGTH.size}.")
@@ -85,7 +100,8 @@ class StoreView:
 
 def parity_of(key: BlockKey) -> int:
     """Return which of a mini-batch's two regions a boundary has; all but loaded data have one."""
-    return key.minibatch % 2 if key.kind in ("x", "y") and (key.kind == "y" or key.shard == 0) else 0
+    two = key.kind in ("y", "d") or (key.kind == "x" and key.shard == 0)
+    return key.minibatch % 2 if two else 0
 
 
 class HostStore(StoreView):
@@ -96,20 +112,7 @@ class HostStore(StoreView):
         self._end = 0
         places: dict[Place, int] = {}
         for job in self._workload.jobs:
-            last = len(job.shards) - 1
-            for parity in (0, 1):
-                for slot in range(len(job.shards) + 1):
-                    places["rng", job.name, slot, parity] = self._reserve(randomness.MAX_BYTES)
-                for kind, shard in (("x", 0), ("y", last)):
-                    nbytes = block_bytes(job, BlockKey(kind, job.name, shard, 0))
-                    places[kind, job.name, shard, parity] = self._reserve(HEADER_BYTES + nbytes)
-            for shard in range(last):
-                nbytes = HEADER_BYTES + block_bytes(job, BlockKey("g", job.name, shard, 0))
-                places["x", job.name, shard + 1, 0] = self._reserve(nbytes)
-                places["g", job.name, shard, 0] = self._reserve(nbytes)
-            for key in passing_keys(job):
-                if key.kind == "a":
-                    places["a", job.name, key.shard, 0] = self._reserve(HEADER_BYTES + block_bytes(job, key))
+            self._add_places(job, places)
         sizes = {
             BlockKey("w", job.name, shard, -1): block_bytes(job, BlockKey("w", job.name, shard, -1))
             for job in self._workload.jobs
@@ -176,6 +179,27 @@ class HostStore(StoreView):
         start = self._end
         self._end += aligned(nbytes)
         return start
+
+    def _add_places(self, job: TrainingJob, places: dict[Place, int]) -> None:
+        """Reserve regions for what a job's units hand on, and its random states."""
+        last = len(job.shards) - 1
+        for parity in (0, 1):
+            for slot in range(len(job.shards) + 1):
+                places["rng", job.name, slot, parity] = self._reserve(randomness.MAX_BYTES)
+            for kind, shard in (("x", 0), ("y", last)):
+                nbytes = block_bytes(job, BlockKey(kind, job.name, shard, 0))
+                places[kind, job.name, shard, parity] = self._reserve(HEADER_BYTES + nbytes)
+        for shard in range(last):
+            nbytes = HEADER_BYTES + block_bytes(job, BlockKey("g", job.name, shard, 0))
+            places["x", job.name, shard + 1, 0] = self._reserve(nbytes)
+            places["g", job.name, shard, 0] = self._reserve(nbytes)
+        for key in passing_keys(job):
+            if key.kind in ("a", "d"):
+                nbytes = HEADER_BYTES + block_bytes(job, key)
+                places[key.kind, job.name, key.shard, key.minibatch] = self._reserve(nbytes)
+        for shard in range(last + 1) if job.update_units else ():
+            places.setdefault(("d", job.name, shard, 1), places["d", job.name, shard, 0])
+            places["norm", job.name, shard, 0] = self._reserve(MAX_NORM_BYTES)
 
     def _write_initial(self, part: Partition) -> None:
         for index, layers in enumerate(part.job.shards(part.cuts)):

@@ -6,8 +6,8 @@ import io
 import itertools
 import pickle
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sized
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence, Sized
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from executor.errors import JobError
+from executor.step import Scheduler, StepOptions
 from hydrasim.errors import told
 from hydrasim.workload import JOB_NAME, ActivationMode
 
@@ -31,7 +32,11 @@ class TorchJob:
     loss_fn(output, target) returns a scalar. dataloader yields (input, target) pairs and has a length.
     optimizer: a callable that makes one from parameters, such as `lambda p: AdamW(p, lr=1e-3)`, or an
     instance over the model's parameters. epochs: passes over the data; max_steps: stop after so many
-    mini-batches. seed: of the job's random stream, set after the model was built. cuts: index of the
+    mini-batches. accumulate: so many mini-batches make a step of the optimizer, on the mean of their losses; what is left
+    over at the end makes none. clip_norm, clip_value: limits of the norm of all gradients, and of each of their
+    elements. scheduler: makes one from the optimizer, such as `lambda o: CosineAnnealingLR(o, 100)`; it steps after
+    the optimizer. autocast: the type in which the forward and the loss compute, such as torch.bfloat16; weights
+    stay as they are. seed: of the job's random stream, set after the model was built. cuts: index of the
     first layer of every shard but the first; None lets the partitioner choose. activation_mode: what becomes of a
     forward's activations: kept on the device, spilled to host memory, or recomputed by the backward; by default
     what costs least and fits.
@@ -50,6 +55,11 @@ class TorchJob:
     seed: int = 0
     cuts: tuple[int, ...] | None = None
     activation_mode: ActivationMode | Literal["auto"] = "auto"
+    accumulate: int = 1
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    scheduler: Scheduler | None = None
+    autocast: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -57,6 +67,10 @@ class TorchJob:
             raise JobError(f"job name {self.name!r}: use letters, digits, dot, dash and underscore.")
         if not isinstance(self.dataloader, Sized) or len(self.dataloader) < 1:
             raise JobError(f"job {self.name!r}: the dataloader must have a length of at least one mini-batch.")
+        if self.accumulate < 1 or not all(limit is None or limit > 0 for limit in (self.clip_norm, self.clip_value)):
+            raise JobError(f"job {self.name!r}: accumulate must be at least 1, clip_norm and clip_value above 0.")
+        if self.autocast is not None and self.autocast not in (torch.bfloat16, torch.float16):
+            raise JobError(f"job {self.name!r}: autocast is {self.autocast}; it is torch.bfloat16 or torch.float16.")
         if self.epochs < 1 or (self.max_steps is not None and self.max_steps < 1):
             raise JobError(f"job {self.name!r}: epochs and max_steps must be at least 1.")
         self._check_layers()
@@ -91,6 +105,11 @@ class TorchJob:
             return len(self.dataloader), self.epochs  # type: ignore[arg-type]
         return self.num_minibatches, 1
 
+    @property
+    def step_options(self) -> StepOptions:
+        """How its mini-batches become steps."""
+        return StepOptions(self.autocast, self.accumulate, self.clip_norm, self.clip_value)
+
     def shards(self, cuts: tuple[int, ...]) -> list[tuple[nn.Module, ...]]:
         """Return the layers of each shard.
 
@@ -119,7 +138,10 @@ class TorchJob:
         if isinstance(made, torch.optim.LBFGS):
             raise JobError(f"job {self.name!r}: LBFGS reruns the model within a step, which shards cannot.")
         if "step" in vars(made):  # a scheduler puts a method of its own there
-            raise JobError(f"job {self.name!r}: the optimizer has a learning-rate scheduler, not supported yet.")
+            raise JobError(
+                f"job {self.name!r}: the optimizer has a scheduler already; give what makes it as `scheduler`, such as "
+                "`lambda optimizer: CosineAnnealingLR(optimizer, 100)`."
+            )
         return made
 
     def recipe(self, parameters: list[nn.Parameter]) -> OptimizerRecipe:
@@ -133,12 +155,20 @@ class TorchJob:
         attributes = {k: v for k, v in vars(whole).items() if k not in ("state", "param_groups")}
         return OptimizerRecipe(type(whole), attributes, tuple(options), members)
 
+    def recipe_of_groups(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+        """Return an optimizer of the same groups, of one of these parameters each."""
+        recipe = replace(self.recipe(list(self.module.parameters())), members=tuple(range(len(parameters))))
+        made = recipe.make(list(parameters))
+        assert made is not None
+        return made
+
     def initial_state(self, parameter: nn.Parameter) -> dict[str, Any]:
         """Return the state that the optimizer has for a parameter before the first step, mostly none."""
         return dict(self.whole_optimizer.state.get(parameter, {}))
 
     def _check_types(self) -> None:
-        for name, value in (("epochs", self.epochs), ("max_steps", self.max_steps), ("seed", self.seed)):
+        wholes = {name: getattr(self, name) for name in ("epochs", "max_steps", "seed", "accumulate")}
+        for name, value in wholes.items():
             if not isinstance(value, int) and not (name == "max_steps" and value is None):
                 raise JobError(f"job {self.name!r}: {name} is {value!r}; it must be a whole number.")
         if not isinstance(self.name, str):

@@ -125,6 +125,10 @@ class ShardOnDevice:
     def parameters_with_gradient(self) -> list[bool]:
         return [parameter.grad is not None for parameter in self.parameters]
 
+    def attach_gradients(self, gradients: Sequence[torch.Tensor | None]) -> None:
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+
     def clear_gradients(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from executor.devices import Device
 from executor.host_store import Place
 from executor.layout import ShardLayout
+from executor.step import Rates, StepOptions
+from executor.tensors import TreeSpec
 from hydrasim.command import Command
 
 
@@ -14,7 +16,8 @@ from hydrasim.command import Command
 class JobSetup:
     """One job for a worker. payload: layers by shard, loss and optimizer maker, without weights.
 
-    activation_bytes: room that a shard's kept activations have.
+    activation_bytes: room that a shard's kept activations have. update_units: steps are units of their own; then
+    gradients says how a shard's lie in their block, and order the place of each of its parameters in the model.
     """
 
     name: str
@@ -25,6 +28,11 @@ class JobSetup:
     has_gradient: tuple[tuple[bool, ...], ...]
     output_bytes: tuple[int, ...]
     activation_bytes: tuple[int, ...]
+    gradients: tuple[TreeSpec, ...]
+    order: tuple[tuple[int, ...], ...]
+    options: StepOptions
+    update_units: bool
+    rates: Rates
 
 
 @dataclass(frozen=True)

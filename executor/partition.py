@@ -164,12 +164,17 @@ def _at(pilot: JobPilot, cuts: tuple[int, ...]) -> Partition:
 
 
 def _need(pilot: JobPilot, shard: ShardPilot, before: ShardPilot | None, high: int) -> int:
-    """Arena bytes of the shard's costliest unit: state, input, its gradient, and the output's or the target."""
+    """Arena bytes of the shard's costliest unit: state, input, its gradient, and the output's or the target.
+
+    Where steps are units of their own, also what it leaves for them, and what it adds to.
+    """
     last = high == len(pilot.job.layers)
     other = aligned(pilot.target_bytes) if last else aligned(shard.output_bytes)
     # The first shard's input needs no gradient.
     inputs = aligned(pilot.input_bytes) if before is None else 2 * aligned(before.output_bytes)
-    return shard.layout.block_bytes + inputs + other
+    options = pilot.job.step_options
+    num_gradients = min(2, options.accumulate) if options.in_units_of_its_own else 0
+    return shard.layout.block_bytes + inputs + other + num_gradients * aligned(shard.gradients.nbytes)
 
 
 def _needs(parts: Sequence[Partition]) -> list[tuple[int, int, str]]:

@@ -36,7 +36,8 @@ class ShardPilot:
     entry: the shapes of the gradients that it hands to the shard before; None where it has none.
     has_gradient: which parameters get a gradient; every later step must give the same ones.
     retained_bytes: what its layers made in the first pass and keep, such as a cached mask.
-    activation_bytes: what a forward leaves for its backward, if kept: counted for the shards of a `chain`.
+    gradients: how those of its parameters lie in one block. activation_bytes: what a forward leaves for its backward,
+    if kept: counted for the shards of a `chain`.
     """
 
     layout: ShardLayout
@@ -48,6 +49,7 @@ class ShardPilot:
     has_gradient: tuple[bool, ...]
     retained_bytes: int
     entry: TreeSpec
+    gradients: TreeSpec
     activation_bytes: int = 0
 
 
@@ -126,6 +128,7 @@ class JobPilot:
         tracker = BudgetTracker()
         tracker.exempt([tensors_in(layers, loss_fn), value, self.target])
         optimizer, states = self._optimizer(low, high, parameters)
+        options = self.job.step_options
         for first in (True, False):  # the first step makes optimizer state, every later one has it in the arena
             gradients = [] if given is None else given.read(torch.zeros(given.nbytes, dtype=torch.uint8))
             tracker.exempt([gradients, [list(state.values()) for state in states]])
@@ -139,16 +142,16 @@ class JobPilot:
             started = time.perf_counter()
             with tracker:
                 if last:
-                    results = loss_and_backward(layers, value, flags, self.target, loss_fn)[1]
+                    results = loss_and_backward(layers, value, flags, self.target, loss_fn, options=options)[1]
                 else:
-                    results = backward(layers, value, flags, gradients)
+                    results = backward(layers, value, flags, gradients, options)
                 has_gradient = tuple(parameter.grad is not None for parameter in parameters)
                 if optimizer is not None:
                     step(optimizer, one_by_one=first, on_parameter=keep)
                 seconds = time.perf_counter() - started
                 for _ in range(_MORE_STEPS if optimizer is not None and not first else 0):
                     step(optimizer)
-            entry = spec_of(results)
+            entry, own = spec_of(results), spec_of([parameter.grad for parameter in parameters])
             del results  # alive during the step, as in a unit, which hands them on after it
             for parameter in parameters:
                 parameter.grad = None
@@ -162,6 +165,7 @@ class JobPilot:
             has_gradient=has_gradient,
             retained_bytes=tracker.live_bytes,
             entry=entry,
+            gradients=own,
         )
         if given is not None:
             self._done[low, high, given.leaves] = made
@@ -177,7 +181,8 @@ class JobPilot:
         tracker.exempt([tensors_in(layers, loss_fn), value, self.target])
         started = time.perf_counter()
         with tracker:
-            output = forward(layers, value, flags, loss_fn if high == len(self.job.layers) else None, self.target)
+            own_loss = loss_fn if high == len(self.job.layers) else None
+            output = forward(layers, value, flags, own_loss, self.target, self.job.step_options)
         seconds = time.perf_counter() - started
         if any(not torch.equal(a, b) for a, b in zip(buffers, before, strict=True)):
             raise JobError(
@@ -230,17 +235,14 @@ class JobPilot:
             tracker.exempt([own, value, self.target])
             flags = [needs_grad(leaf) for leaf in pytree.tree_leaves(value)]
             with self._as_on_device(low, high), tracker:
-                output, kept = forward_keeping(
-                    layers, value, flags, 0, saved, loss_fn if last else None, self.target if last else None
-                )
+                own_loss, target = (loss_fn, self.target) if last else (None, None)
+                output, kept = forward_keeping(layers, value, flags, 0, saved, own_loss, target, self.job.step_options)
                 del output
                 held_bytes = tracker.live_bytes
                 del kept
             self._kept[low, high] = saved.nbytes, held_bytes - tracker.live_bytes
         activation_bytes, held_bytes = self._kept[low, high]
-        return replace(
-            pilot, activation_bytes=activation_bytes, retained_bytes=pilot.retained_bytes + held_bytes
-        )
+        return replace(pilot, activation_bytes=activation_bytes, retained_bytes=pilot.retained_bytes + held_bytes)
 
     def _complain(self, problem: str) -> None:
         raise JobError(f"job {self.job.name!r}: {problem}")

@@ -14,8 +14,8 @@ from executor.partition import Partition, partition, reserved_bytes
 from executor.pilot import JobPilot
 from hydrasim.cluster import Bus, Cluster
 from hydrasim.cluster import Device as SimulatedDevice
-from hydrasim.dataflow import BlockKey, block_bytes, state_keys, unit_bytes
-from hydrasim.workload import ActivationMode, Phase, Shard, ShardUnit, TrainingJob, Workload
+from hydrasim.dataflow import BlockKey, block_bytes, neediest_unit, state_keys, unit_bytes
+from hydrasim.workload import ActivationMode, Shard, TrainingJob, Workload
 
 MEMORY_BYTES_PER_S = 6e9  # what one core copies where caches do not help; measured on two cores, results/validation
 
@@ -68,8 +68,10 @@ class Prepared:
 
     def _training_job(self, part: Partition) -> TrainingJob:
         minibatches, epochs = part.job.schedule
-        if self.max_minibatches is not None and self.max_minibatches < minibatches * epochs:
-            minibatches, epochs = self.max_minibatches, 1
+        if self.max_minibatches is not None:
+            limit = max(self.max_minibatches, 2 * part.job.accumulate)  # two steps at least, the first makes state
+            if limit < minibatches * epochs:
+                minibatches, epochs = limit, 1
         shards = tuple(
             Shard(
                 pilot.forward_s, pilot.backward_s, pilot.layout.parameter_bytes, pilot.layout.optimizer_bytes,
@@ -77,9 +79,16 @@ class Prepared:
             )
             for pilot in part.shards
         )  # fmt: skip
+        options = part.job.step_options
+        if options.in_units_of_its_own:
+            shards = tuple(
+                replace(shard, gradient_bytes=pilot.gradients.nbytes)
+                for shard, pilot in zip(shards, part.shards, strict=True)
+            )
         return TrainingJob(
             part.job.name, shards, minibatches, epochs, self.fused,
             input_bytes=part.pilot.input_bytes, target_bytes=part.pilot.target_bytes,
+            update_units=options.in_units_of_its_own, accumulate=options.accumulate,
         )  # fmt: skip
 
 
@@ -95,10 +104,12 @@ def with_activations(job: TrainingJob, part: Partition, arena_bytes: int, copy_b
         return job
     sizes = [pilot.activation_bytes for pilot in part.shards]
     whole = _keeping(job, "keep", sizes)
-    fits = [unit_bytes(whole, ShardUnit(job.name, Phase.BACKWARD, i, 0)) <= arena_bytes for i in range(len(sizes))]
+    fits = [unit_bytes(whole, neediest_unit(whole, shard)) <= arena_bytes for shard in range(len(sizes))]
     mode = asked
     if asked == "auto":
-        fits_whole = sum(block_bytes(whole, key) for key in (*state_keys(whole), *_activation_keys(whole))) <= arena_bytes
+        fits_whole = (
+            sum(block_bytes(whole, key) for key in (*state_keys(whole), *_activation_keys(whole))) <= arena_bytes
+        )
         mode = "keep" if fits_whole else "spill"
     pays = [
         asked != "auto" or mode == "keep" or 2 * pilot.activation_bytes / copy_bytes_per_s < pilot.forward_s

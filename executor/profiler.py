@@ -11,7 +11,8 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
@@ -23,11 +24,12 @@ import torch
 
 from executor.pool import DevicePool
 from executor.prepare import Prepared
-from executor.train import train
+from executor.train import RunResult, train
 from hydrasim.cluster import Cluster, Direction
-from hydrasim.command import HOST, Event, Kind
+from hydrasim.command import HOST, Command, Event, Kind
 from hydrasim.contention import uncontended_s
 from hydrasim.dag import minibatch_dag
+from hydrasim.dataflow import activations_of
 from hydrasim.disk import read_text, write_text
 from hydrasim.errors import HydraError, ProfileError
 from hydrasim.mechanism import OURS, Mechanism
@@ -36,7 +38,8 @@ from hydrasim.timeline import Timeline
 from hydrasim.workload import Phase, ShardUnit
 
 Samples = dict[str, list[float]]  # "kind|what|..." -> seconds
-_FIRST, _ALONE = "first ", "alone "  # for a job's first mini-batch; while no other device computed
+# For a job's first mini-batch; while no other device computed; of a backward that recomputed although its job keeps.
+_FIRST, _ALONE, _OTHER = "first ", "alone ", "recomputed "
 
 ROUNDS, MINIBATCHES = 5, 4
 _POLICY = "sharded-lrtf"  # no job is left to run alone at the end, so all are measured beside others
@@ -73,11 +76,10 @@ def profile(
             run = partial(
                 train, mechanism=mechanism, pool=workers, seed=len(done), update_models=False, on_event=on_event
             )
-            timeline = run(prepared.limited(minibatches), policy=_POLICY).timeline
-            samples = _samples(timeline, cluster)
+            samples = _measured(partial(run, prepared.limited(minibatches), policy=_POLICY), prepared, cluster)
             if len(prepared.devices) > 1 and len(done) % _ALONE_EVERY == 0:
-                alone = run(prepared.limited(2), policy=_POLICY_ALONE).timeline
-                samples |= {_ALONE + name: seconds for name, seconds in _samples(alone, cluster).items()}
+                alone = _measured(partial(run, prepared.limited(2), policy=_POLICY_ALONE), prepared, cluster)
+                samples |= {_ALONE + name: seconds for name, seconds in alone.items()}
             done.append(samples)
             if resumable is not None:
                 write_text(resumable, json.dumps({"for": identity, "rounds": done}))
@@ -113,12 +115,32 @@ def core_copy_bytes_per_s() -> float:
     return _COPIED_BYTES / median(seconds)
 
 
-def _samples(timeline: Timeline, cluster: Cluster) -> Samples:
+def _measured(run: Callable[..., RunResult], prepared: Prepared, cluster: Cluster) -> Samples:
+    """Return the seconds of a run, those of backwards as if all had found their activations as their jobs say."""
+    commands: list[Command] = []
+    timeline = run(commands=commands).timeline
+    return _as_their_jobs_say(_samples(timeline, cluster, _in_another_mode(prepared, commands)))
+
+
+def _in_another_mode(prepared: Prepared, commands: Sequence[Command]) -> set[int]:
+    """Return the backwards that did not find their activations as their job says, and so took other times."""
+    modes = {job.name: job.activation_mode for job in prepared.workload.jobs}
+    backwards = [c for c in commands if c.kind is Kind.COMPUTE and c.unit.phase is Phase.BACKWARD]
+    return {
+        command.number
+        for command in backwards
+        if activations_of(prepared.workload.job(command.unit.job), command.unit)
+        and command.mode != modes[command.unit.job]
+    }
+
+
+def _samples(timeline: Timeline, cluster: Cluster, others: AbstractSet[int] = frozenset()) -> Samples:
     """Group a timeline's seconds by what was done, with the first mini-batch apart.
 
     A command's time counts from when it could have begun, as a simulator counts: the hand-over from the
     command before it on its lane is part of it. What others took of a shared link or of the host's cores
-    meanwhile is not: a simulation charges that where it happens.
+    meanwhile is not: a simulation charges that where it happens. others: commands of backwards in another mode than
+    their job's, which recomputed.
     """
     samples: Samples = {}
     if dispatch_s := list(timeline.dispatch_s().values()):
@@ -130,7 +152,8 @@ def _samples(timeline: Timeline, cluster: Cluster) -> Samples:
         if span.device == HOST:
             name = f"fetch|{unit.job}"
         elif span.kind == Kind.COMPUTE.value:
-            name = f"unit|{kinds[span.device]}|{unit.job}|{unit.phase.value}|{unit.shard}"
+            prefix = _OTHER if span.number in others else ""
+            name = f"{prefix}unit|{kinds[span.device]}|{unit.job}|{unit.phase.value}|{unit.shard}"
         else:
             name = f"copy|{kinds[span.device]}|{'h2d' if span.kind == Kind.LOAD.value else 'd2h'}|{span.nbytes}"
         samples.setdefault(name if unit.minibatch else _FIRST + name, []).append(seconds[span.number])
@@ -171,6 +194,17 @@ def _merge(prepared: Prepared, done: list[Samples], rounds: int, minibatches: in
             kinds[rest[0]].copies[direction][int(rest[2])] = Measurement.of(seconds)
     provenance = host_provenance() | {"rounds": rounds, "minibatches": minibatches}
     return Profile(prepared.workload, kinds, fetches, provenance, prepared.cluster, dispatch, slowdowns)
+
+
+def _as_their_jobs_say(samples: Samples) -> Samples:
+    """Return the samples with backwards that only ever recomputed freed of that: of the forward's mean."""
+    found = {name: seconds for name, seconds in samples.items() if _OTHER not in name}
+    for name, seconds in samples.items():
+        own = name.replace(_OTHER, "")
+        if own not in found:
+            forward = own.replace(f"|{Phase.BACKWARD.value}|", f"|{Phase.FORWARD.value}|")
+            found[own] = [max(0.0, second - fmean(samples[forward])) for second in seconds]
+    return found
 
 
 def _together(done: list[Samples]) -> Samples:

@@ -17,6 +17,11 @@ def train_plain(
     *,
     epochs: int = 1,
     max_steps: int | None = None,
+    accumulate: int = 1,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
+    autocast: torch.dtype | None = None,
     seed: int = 0,
     device: str = "cpu",
 ) -> tuple[list[float], torch.optim.Optimizer]:
@@ -29,16 +34,26 @@ def train_plain(
     model.to(device)
     if not isinstance(optimizer, torch.optim.Optimizer):
         optimizer = optimizer(model.parameters())
+    schedule = None if scheduler is None else scheduler(optimizer)
     losses: list[float] = []
     for _ in range(epochs):
         for inputs, targets in dataloader:
             if len(losses) == max_steps:
                 return losses, optimizer
-            optimizer.zero_grad(set_to_none=True)
-            loss = loss_fn(model(_to(inputs, device)), _to(targets, device))
-            loss.backward()
-            optimizer.step()
+            if len(losses) % accumulate == 0:
+                optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(torch.device(device).type, dtype=autocast, enabled=autocast is not None):
+                loss = loss_fn(model(_to(inputs, device)), _to(targets, device))
+            (loss / accumulate if accumulate > 1 else loss).backward()
             losses.append(loss.item())
+            if len(losses) % accumulate == 0:
+                if clip_norm is not None:
+                    torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+                if clip_value is not None:
+                    torch.nn.utils.clip_grad_value_(model.parameters(), clip_value)
+                optimizer.step()
+                if schedule is not None:
+                    schedule.step()
     return losses, optimizer
 
 

@@ -20,6 +20,7 @@ from executor.messages import JobSetup, LoaderSetup, Setup
 from executor.partition import Partition
 from executor.pool import DevicePool
 from executor.prepare import Prepared, prepare
+from executor.step import rates_of
 from hydrasim.command import Command, Event
 from hydrasim.dataflow import BlockKey, aligned
 from hydrasim.errors import told
@@ -150,6 +151,8 @@ def _job_setup(part: Partition, prepared: Prepared) -> JobSetup:
     shards = [list(layers) for layers in part.job.shards(part.cuts)]
     parameters = [parameters_of(layers) for layers in shards]
     recipes = [part.job.recipe(mine) for mine in parameters]
+    order = {id(parameter): index for index, parameter in enumerate(part.job.module.parameters())}
+    simulated = prepared.workload.job(part.job.name)
     try:
         payload = dump_without_weights((shards, part.job.loss_fn, recipes), list(itertools.chain(*parameters)))
     except Exception as reason:
@@ -164,7 +167,12 @@ def _job_setup(part: Partition, prepared: Prepared) -> JobSetup:
         tuple(pilot.layout for pilot in part.shards),
         tuple(pilot.has_gradient for pilot in part.shards),
         tuple(pilot.output_bytes for pilot in part.shards),
-        tuple(aligned(shard.activation_bytes) for shard in prepared.workload.job(part.job.name).shards),
+        tuple(aligned(shard.activation_bytes) for shard in simulated.shards),
+        tuple(pilot.gradients for pilot in part.shards),
+        tuple(tuple(order[id(parameter)] for parameter in mine) for mine in parameters),
+        part.job.step_options,
+        simulated.update_units,
+        rates_of(part.job, simulated.num_steps),
     )
 
 

@@ -10,6 +10,8 @@ from executor.host_store import HEADER_BYTES, StoreView
 from executor.messages import Order
 from hydrasim.dataflow import BlockKey
 
+_SHAPED = ("x", "y", "g")  # boundaries say how they are shaped; the worker knows it of all other blocks
+
 
 def spec_key(key: BlockKey) -> BlockKey:
     """Name a boundary by its place: no more than two mini-batches of a job are ever on a device."""
@@ -29,7 +31,7 @@ class Transfers:
         region = order.region
         if command.block.kind != "w":
             region = self._store.boundary(command.block)
-            if command.start == 0 and command.block.kind != "a":  # its shapes are known to the graph that it is for
+            if command.start == 0 and command.block.kind in _SHAPED:
                 self._specs[spec_key(command.block)] = self._store.read_spec(region)
             region += HEADER_BYTES
         source = self._store.tensor(region + command.start, command.nbytes)
@@ -43,7 +45,7 @@ class Transfers:
         region = order.region
         if command.block.kind != "w":
             region = self._store.boundary(command.block)
-            if command.block.kind != "a":
+            if command.block.kind in _SHAPED:
                 self._store.write_spec(region, self._specs[spec_key(command.block)])
             region += HEADER_BYTES
         target = self._store.tensor(region, command.nbytes)

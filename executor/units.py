@@ -18,6 +18,7 @@ from executor.host_store import StoreView
 from executor.job import load_without_weights, tensors_in
 from executor.layout import ShardLayout, ShardOnDevice, parameters_of
 from executor.messages import JobSetup, Setup
+from executor.step import norm_of
 from executor.tensors import Slot, TreeSpec, spec_of, write_tree
 from executor.transfer import spec_key
 from hydrasim.command import Command
@@ -63,25 +64,73 @@ class Units:
         blocks: Blocks = {_role(key, unit): (key, offset) for key, offset in command.places}
         state = self._state(job, unit.shard, blocks)
         shard.attach_parameters(state)
+        with self._memory.computing():
+            if unit.phase is Phase.UPDATE:
+                shard.attach_state(state)
+                if "d" in blocks:  # a shard that learns nothing has none
+                    shard.attach_gradients(self._gradients(job, blocks["d"]))
+                self._step(unit, shard, job, state)
+                shard.clear_gradients()
+                return None
+            return self._pass(unit, job, shard, blocks, state)
+
+    def _pass(
+        self, unit: ShardUnit, job: _Job, shard: ShardOnDevice, blocks: Blocks, state: torch.Tensor
+    ) -> float | None:
+        """Run a forward or a backward; the latter ends with a step, unless that is a unit of its own."""
         self._restore_random(unit, job)
         last = unit.shard == len(job.shards) - 1
         entry, flags = self._read(blocks["x"])
-        with self._memory.computing():
-            if unit.phase is Phase.FORWARD:
-                output = self._forward(unit, job, shard, blocks, entry, flags, last)
-                self._save_random(unit)
-                if not last:
-                    self._write(output, blocks["out"])
-                loss = None
-            else:
-                shard.attach_state(state)
-                shard.clear_gradients()
-                loss, gradients = self._backward(unit, job, shard, blocks, entry, flags, last)
-                self._step(unit, shard, job, state)
-                if "out" in blocks:
-                    self._write(gradients, blocks["out"])
-                shard.clear_gradients()
+        if unit.phase is Phase.FORWARD:
+            output = self._forward(unit, job, shard, blocks, entry, flags, last)
+            self._save_random(unit)
+            if not last:
+                self._write(output, blocks["out"])
+            return None
+        shard.clear_gradients()
+        if job.setup.update_units:
+            self._add_to_earlier(unit, job, shard, blocks)
+        else:
+            shard.attach_state(state)
+        loss, gradients = self._backward(unit, job, shard, blocks, entry, flags, last)
+        self._check_gradients(unit, job, shard)
+        if job.setup.update_units:
+            self._leave_gradients(unit, job, shard, blocks)
+        else:
+            self._step(unit, shard, job, state)
+        if "out" in blocks:
+            self._write(gradients, blocks["out"])
+        shard.clear_gradients()
         return loss
+
+    def _gradients(self, job: _Job, block: tuple[BlockKey, int]) -> list[torch.Tensor | None]:
+        """Return a shard's gradients as views of their block; None for a parameter that gets none."""
+        key, offset = block
+        spec = job.setup.gradients[key.shard]
+        found: list[torch.Tensor | None] = spec.read(self._memory.arena[offset : offset + spec.nbytes])
+        return found
+
+    def _add_to_earlier(self, unit: ShardUnit, job: _Job, shard: ShardOnDevice, blocks: Blocks) -> None:
+        """Have the backward add to the gradients of the mini-batch before, in the new ones' block."""
+        if "d before" not in blocks or "d" not in blocks:
+            return
+        earlier, place = (self._gradients(job, blocks[name]) for name in ("d before", "d"))
+        for old, new in zip(earlier, place, strict=True):
+            if old is not None and new is not None:
+                new.copy_(old)
+        shard.attach_gradients(place)
+
+    def _leave_gradients(self, unit: ShardUnit, job: _Job, shard: ShardOnDevice, blocks: Blocks) -> None:
+        """Copy the gradients to their block, and their norms, where wanted, to the host."""
+        setup = job.setup
+        if "d" in blocks:
+            for parameter, place in zip(shard.parameters, self._gradients(job, blocks["d"]), strict=True):
+                if place is not None and parameter.grad.data_ptr() != place.data_ptr():
+                    place.copy_(parameter.grad)
+        if setup.options.clip_norm is not None and (unit.minibatch + 1) % setup.options.accumulate == 0:
+            pairs = zip(setup.order[unit.shard], shard.parameters, strict=True)
+            norms = {index: norm_of(parameter.grad) for index, parameter in pairs if parameter.grad is not None}
+            self._store.write_norms(unit.job, unit.shard, norms)
 
     def _forward(
         self,
@@ -97,18 +146,18 @@ class Units:
         job.kept.pop(unit.shard, None)
         loss_fn, target = (job.loss_fn, self._read(blocks["y"])[0]) if last else (None, None)
         if "a" not in blocks:
-            return forward(shard.layers, entry, flags, loss_fn, target)
+            return forward(shard.layers, entry, flags, loss_fn, target, job.setup.options)
         key, offset = blocks["a"]
         saved = SavedTensors(job.constant_storages, self._memory.arena, shard.parameter_bytes)
         saved.at(offset, blocks["w"][1] if "w" in blocks else 0, job.setup.activation_bytes[unit.shard])
         before = self._random_state()
         try:
             output, job.kept[unit.shard] = forward_keeping(
-                shard.layers, entry, flags, key.minibatch, saved, loss_fn, target
+                shard.layers, entry, flags, key.minibatch, saved, loss_fn, target, job.setup.options
             )
         except TooLarge:  # of a mini-batch larger than the first; its backward will recompute
             randomness.restore(before, self._memory.generator)
-            return forward(shard.layers, entry, flags, loss_fn, target)
+            return forward(shard.layers, entry, flags, loss_fn, target, job.setup.options)
         return output
 
     def _backward(
@@ -128,22 +177,31 @@ class Units:
         if last:
             target, _ = self._read(blocks["y"])
             advance = (lambda: self._save_random(unit)) if unit.phase is Phase.LOSS else (lambda: None)
-            return loss_and_backward(shard.layers, entry, flags, target, job.loss_fn, advance)
+            return loss_and_backward(shard.layers, entry, flags, target, job.loss_fn, advance, job.setup.options)
         gradients, _ = self._read(blocks["g"])
-        return None, backward(shard.layers, entry, flags, gradients)
+        return None, backward(shard.layers, entry, flags, gradients, job.setup.options)
 
-    def _step(self, unit: ShardUnit, shard: ShardOnDevice, job: _Job, state: torch.Tensor) -> None:
-        found = shard.parameters_with_gradient()
-        expected = job.setup.has_gradient[unit.shard]
+    def _check_gradients(self, unit: ShardUnit, job: _Job, shard: ShardOnDevice) -> None:
+        found, expected = shard.parameters_with_gradient(), job.setup.has_gradient[unit.shard]
         if tuple(found) != expected:
             index = next(i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)
             raise RuntimeError(
                 f"parameter {index} of shard {unit.shard} {'got a' if found[index] else 'got no'} gradient, unlike in "
                 "the pilot; parameters that only sometimes get one are not supported yet."
             )
+
+    def _step(self, unit: ShardUnit, shard: ShardOnDevice, job: _Job, state: torch.Tensor) -> None:
+        """Clip, set the step's rates, and have the optimizer step; the first step makes its state."""
         if shard.optimizer is None:
             return
-        if unit.minibatch == 0:
+        setup = job.setup
+        clips = setup.options.clip_norm is not None
+        setup.options.clip(shard.parameters, self._store.read_norms(unit.job, len(job.shards)) if clips else ())
+        number = unit.minibatch // setup.options.accumulate
+        if setup.rates:
+            for group, options in zip(shard.optimizer.param_groups, setup.rates[number], strict=True):
+                group.update(options)
+        if number == 0:
             step(shard.optimizer, one_by_one=True, on_parameter=lambda p: shard.keep_state(state, only=p))
         else:
             step(shard.optimizer)
@@ -204,7 +262,9 @@ def state_on_host(
 
 
 def _role(key: BlockKey, unit: ShardUnit) -> str:
-    """Name a block by what the unit does with it: w, x, y, g, or out for what it fills."""
+    """Name a block by what the unit does with it: w, x, y, g, a, d, out for what it hands on, and d before."""
+    if key.kind == "d" and key.minibatch != unit.minibatch:
+        return "d before"
     if (key.kind == "x" and key.shard == unit.shard + 1) or (key.kind == "g" and key.shard == unit.shard - 1):
         return "out"
     return key.kind

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hydrasim.dataflow import ALIGNMENT, aligned, unit_bytes
+from hydrasim.dataflow import ALIGNMENT, aligned, neediest_unit, unit_bytes
 from hydrasim.errors import ShardTooLarge
-from hydrasim.workload import Phase, ShardUnit
 
 if TYPE_CHECKING:
     from hydrasim.cluster import Cluster
@@ -36,9 +35,7 @@ def check_fits(workload: Workload, cluster: Cluster, mechanism: Mechanism) -> No
         zone = zone_bytes(arena, mechanism) or 0
         for job in workload.jobs:
             for shard in range(len(job.shards)):
-                last = shard == len(job.shards) - 1
-                phase = Phase.LOSS if job.fused and last else Phase.BACKWARD  # a forward never needs more
-                need = unit_bytes(job, ShardUnit(job.name, phase, shard, 0))
+                need = unit_bytes(job, neediest_unit(job, shard))
                 if need > arena - zone:
                     raise ShardTooLarge(
                         f"shard {shard} of {job.name!r} needs {need:,} bytes for state, inputs and outputs; "

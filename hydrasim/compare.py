@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hydrasim.command import Kind
 from hydrasim.contention import Contention
-from hydrasim.dag import minibatch_dag, whole_path_s
+from hydrasim.dag import kinds_of_minibatches, minibatch_dag, whole_path_s
 from hydrasim.dataflow import dataflow
 from hydrasim.errors import HydraError, PolicyError
 from hydrasim.mechanism import DEFAULT_EFFECTS, OURS, Effects, Mechanism
@@ -18,7 +18,7 @@ from hydrasim.policies import Policy, make_policy
 from hydrasim.policies import policies as registered
 from hydrasim.profile import CostModel, StatedCosts
 from hydrasim.simulator import simulate
-from hydrasim.workload import ShardUnit, Workload
+from hydrasim.workload import ShardUnit, TrainingJob, Workload
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -170,17 +170,15 @@ def naive_s(
     for job in workload.jobs:
         slowdown = costs.slowdown(job.name, len(devices)) if len(devices) > 1 else 1.0
         longest = max(longest, job.arrival_s + whole_path_s(job, cluster, costs))
-        for phase, shard in minibatch_dag(job).nodes:
-            first, later = (ShardUnit(job.name, phase, shard, minibatch) for minibatch in (0, 1))
-            flow = dataflow(job, first)
+        for unit, count in _counted_units(job):
+            flow = dataflow(job, unit)
             nbytes = next(need for key, need in flow.reads if key == flow.state)
             for device in devices:
-                steady_s = (job.num_minibatches - 1) * costs.compute_s(later, device)
-                compute[device] += (costs.compute_s(first, device) + steady_s) * slowdown
+                compute[device] += costs.compute_s(unit, device) * count * slowdown
                 if transfers and nbytes:
-                    loads[device] += costs.copy_s(nbytes, device, "h2d") * job.num_minibatches
+                    loads[device] += costs.copy_s(nbytes, device, "h2d") * count
                     if flow.updates_state:
-                        stores[device] += costs.copy_s(nbytes, device, "d2h") * job.num_minibatches
+                        stores[device] += costs.copy_s(nbytes, device, "d2h") * count
     if not transfers:
         return max(longest, _spread_s(compute))
     contention = Contention(cluster, pinned=pinned)
@@ -191,6 +189,15 @@ def naive_s(
     if any(min(_rates(contention, [device], Kind.LOAD, Kind.STORE)) < 1 for device in devices):
         together_s.append(together_s[1] + together_s[2])
     return max(longest, *together_s)
+
+
+def _counted_units(job: TrainingJob) -> list[tuple[ShardUnit, int]]:
+    """Return the units of a mini-batch of each kind, each with how many such mini-batches there are."""
+    return [
+        (ShardUnit(job.name, phase, shard, minibatch), count)
+        for minibatch, count in kinds_of_minibatches(job)
+        for phase, shard in minibatch_dag(job, minibatch).nodes
+    ]
 
 
 def _rates(contention: Contention, devices: Sequence[int], *kinds: Kind) -> list[float]:

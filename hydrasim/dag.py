@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hydrasim.workload import Phase, ShardUnit, TrainingJob
@@ -15,8 +16,15 @@ if TYPE_CHECKING:
 Node = tuple[Phase, int]  # a unit without its job and mini-batch
 
 
-def minibatch_dag(job: TrainingJob) -> nx.DiGraph[Node]:
-    """Build the DAG of one mini-batch: F0 .. L(S-1) .. B0 fused, or F0 .. F(S-1) B(S-1) .. B0."""
+def minibatch_dag(job: TrainingJob, minibatch: int | None = None) -> nx.DiGraph[Node]:
+    """Build the DAG of one mini-batch: F0 .. L(S-1) .. B0 fused, or F0 .. F(S-1) B(S-1) .. B0; then U0 .. U(S-1).
+
+    minibatch: which one, since the optimizer may not step after all of them; by default one after which it does.
+    """
+    return _dag(job, job.update_units and (minibatch is None or job.steps_after(minibatch)))
+
+
+def _dag(job: TrainingJob, with_step: bool) -> nx.DiGraph[Node]:
     import networkx as nx
 
     last = len(job.shards) - 1
@@ -24,8 +32,24 @@ def minibatch_dag(job: TrainingJob) -> nx.DiGraph[Node]:
     turn = [(Phase.LOSS, last)] if job.fused else [(Phase.BACKWARD, last)]
     backward = [(Phase.BACKWARD, shard) for shard in range(last - 1, -1, -1)]
     dag: nx.DiGraph[Node] = nx.DiGraph()
-    nx.add_path(dag, forward + turn + backward)
+    update = [(Phase.UPDATE, shard) for shard in range(last + 1)] if with_step else []
+    nx.add_path(dag, forward + turn + backward + update)
     return dag
+
+
+def kinds_of_minibatches(job: TrainingJob) -> list[tuple[int, int]]:
+    """Return a mini-batch of each kind and how many there are of it: the first one, and those with a step and without.
+
+    A cost model may charge more for the first; the others of a kind have the same units at the same costs.
+    """
+    num_stepping = job.num_steps - job.steps_after(0)
+    counts = {True: num_stepping, False: job.num_minibatches - 1 - num_stepping}
+    few = range(1, min(job.num_minibatches, 2 * job.accumulate + 1))
+    return [(0, 1)] + [
+        (next(minibatch for minibatch in few if job.steps_after(minibatch) is steps), count)
+        for steps, count in counts.items()
+        if count
+    ]
 
 
 class Template:
@@ -46,11 +70,30 @@ class Template:
         }
 
 
+@dataclass(frozen=True)
+class Templates:
+    """The two kinds of mini-batches of a job: after which the optimizer steps, and others; mostly they are one."""
+
+    with_step: Template
+    without_step: Template
+    accumulate: int = 1
+
+    @classmethod
+    def of_job(cls, job: TrainingJob, dag: nx.DiGraph[Node] | None = None) -> Templates:
+        """Return a job's templates; dag: in place of its own mini-batches'."""
+        if dag is not None or not job.update_units:
+            only = Template(minibatch_dag(job) if dag is None else dag)
+            return cls(only, only)
+        return cls(Template(_dag(job, True)), Template(_dag(job, False)), job.accumulate)
+
+    def of(self, minibatch: int) -> Template:
+        return self.without_step if (minibatch + 1) % self.accumulate else self.with_step
+
+
 def whole_path_s(job: TrainingJob, cluster: Cluster, costs: CostModel) -> float:
     """Return the seconds of all mini-batches, one after another; the first may have times of its own."""
-    later = job.num_minibatches - 1
-    later_s = later * critical_path_s(job, cluster, costs, minibatch=1) if later else 0.0
-    return critical_path_s(job, cluster, costs) + later_s
+    kinds = kinds_of_minibatches(job)
+    return sum(count * critical_path_s(job, cluster, costs, minibatch=minibatch) for minibatch, count in kinds)
 
 
 def critical_path_s(
@@ -64,7 +107,7 @@ def critical_path_s(
     """Return the seconds of one mini-batch on unlimited copies of each unit's fastest device."""
     import networkx as nx
 
-    dag = minibatch_dag(job) if dag is None else dag
+    dag = minibatch_dag(job, minibatch) if dag is None else dag
     finish: dict[Node, float] = {}
     for node in nx.topological_sort(dag):
         unit = ShardUnit(job.name, node[0], node[1], minibatch)

@@ -3,7 +3,10 @@
 F0 -x1-> F1 -x2-> L2        x: boundary activations (x0 is the mini-batch)
  |        |     -g1->       g: gradients of a boundary, by the shard that made it
 B0 <-g0- B1 <-----          y: targets        w: state (parameters, then optimizer state)
-                            a: what a forward leaves for its own backward, where that is kept or spilled
+ |        |      |          a: what a forward leaves for its own backward, where that is kept or spilled
+ d0       d1     d2         d: a shard's gradients, where an update unit of their own takes them up, or the next
+ v        v      v             mini-batch's backward, which adds to them
+ U0       U1     U2
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ ALIGNMENT = 64  # bytes; vector loads are fastest on it, and results do not depe
 
 
 class BlockKey(NamedTuple):
-    """A piece of data: state (w), boundary (x), gradient (g), target (y), a forward's activations (a).
+    """A piece of data: state (w), boundary (x), its gradient (g), target (y), activations (a), a shard's gradients (d).
 
     All have a home in host memory but activations, which only have one when they are spilled.
     """
@@ -68,6 +71,8 @@ def block_bytes(job: TrainingJob, key: BlockKey) -> int:
         return aligned(shard.output_bytes)
     if key.kind == "a":
         return aligned(shard.activation_bytes)
+    if key.kind == "d":
+        return aligned(shard.gradient_bytes)
     return aligned(job.input_bytes if key.shard == 0 else job.shards[key.shard - 1].output_bytes)
 
 
@@ -79,31 +84,54 @@ def activations_of(job: TrainingJob, unit: ShardUnit) -> BlockKey | None:
     return BlockKey("a", job.name, unit.shard, unit.minibatch)
 
 
+def updates_state(job: TrainingJob, unit: ShardUnit) -> bool:
+    """Tell whether a unit changes its shard's state."""
+    return unit.phase is Phase.UPDATE if job.update_units else unit.phase is not Phase.FORWARD
+
+
+def gradients_of(job: TrainingJob, shard: int, minibatch: int) -> tuple[BlockKey, ...]:
+    """Return the block of gradients that a backward leaves for an update unit, if there is one."""
+    return (BlockKey("d", job.name, shard, minibatch),) if job.update_units else ()
+
+
 def dataflow(job: TrainingJob, unit: ShardUnit, mode: ActivationMode | None = None) -> Dataflow:
     """Return what a unit reads, writes and uses up; mode: of its activations, by default as the job says."""
     mode = mode or job.activation_mode
     shard, last, n = unit.shard, len(job.shards) - 1, unit.minibatch
     state = BlockKey("w", job.name, shard, -1)
+    whole = (state, block_bytes(job, state))
+    if unit.phase is Phase.UPDATE and job.update_units:
+        gradients = gradients_of(job, shard, n)
+        return Dataflow(_sized(job, [*gradients], whole), (), state, True, gradients, mode)
+    leading = (state, aligned(job.shards[shard].parameter_bytes))
     kept = activations_of(job, unit)
     found = () if kept is None or mode == "recompute" else (kept,)
     reads = [BlockKey("x", job.name, shard, n)]
     if shard == last:
         reads.append(BlockKey("y", job.name, last, n))
     if unit.phase is Phase.FORWARD:
-        parameters = aligned(job.shards[shard].parameter_bytes)
         writes = () if shard == last else (BlockKey("x", job.name, shard + 1, n),)
-        return Dataflow(_sized(job, reads, (state, parameters)), (*writes, *found), state, False, (), mode)
+        return Dataflow(_sized(job, reads, leading), (*writes, *found), state, False, (), mode)
     if shard != last:
         reads.append(BlockKey("g", job.name, shard, n))
-    writes = () if shard == 0 else (BlockKey("g", job.name, shard - 1, n),)
-    full = (state, block_bytes(job, state))
+    if n and not job.steps_after(n - 1):
+        reads += gradients_of(job, shard, n - 1)
+    handed_on = () if shard == 0 else (BlockKey("g", job.name, shard - 1, n),)
+    writes = (*handed_on, *gradients_of(job, shard, n))
     consumes = (*reads, *(() if kept is None else (kept,)))
-    return Dataflow(_sized(job, [*reads, *found], full), writes, state, True, consumes, mode)
+    needed = leading if job.update_units else whole
+    return Dataflow(_sized(job, [*reads, *found], needed), writes, state, not job.update_units, consumes, mode)
 
 
 def unit_bytes(job: TrainingJob, unit: ShardUnit) -> int:
     """Return the arena room that a unit needs at once: its state, inputs, outputs and kept activations."""
     return sum(block_bytes(job, key) for key in dataflow(job, unit).touched)
+
+
+def neediest_unit(job: TrainingJob, shard: int) -> ShardUnit:
+    """Return a unit of a shard than which none needs more room: a backward, where it adds to earlier gradients."""
+    phase = Phase.LOSS if job.fused and shard == len(job.shards) - 1 else Phase.BACKWARD
+    return ShardUnit(job.name, phase, shard, 0 if job.steps_after(0) else 1)
 
 
 def state_keys(job: TrainingJob) -> list[BlockKey]:
@@ -114,8 +142,9 @@ def state_keys(job: TrainingJob) -> list[BlockKey]:
 def passing_keys(job: TrainingJob) -> list[BlockKey]:
     """Return the blocks that lie in host memory at most at a time, state aside.
 
-    That is what the units of one mini-batch hand on, its input, targets and spilled activations, and input and
-    targets of the next one, which is fetched while this one goes backward.
+    That is what the units of one mini-batch hand on, its input, targets, spilled activations and gradients for update
+    units, input and targets of the next one, which is fetched while this one goes backward, and the gradients that it
+    adds to.
     """
     last = len(job.shards) - 1
     keys = [BlockKey("x", job.name, shard, 0) for shard in range(last + 1)]
@@ -123,6 +152,9 @@ def passing_keys(job: TrainingJob) -> list[BlockKey]:
     keys.append(BlockKey("y", job.name, last, 0))
     if job.num_minibatches > 1:
         keys += [BlockKey("x", job.name, 0, 1), BlockKey("y", job.name, last, 1)]
+    if job.update_units:
+        num_places = min(2, job.accumulate, job.num_minibatches)
+        keys += [BlockKey("d", job.name, shard, n) for shard in range(last + 1) for n in range(num_places)]
     if job.activation_mode == "spill":
         keys += [BlockKey("a", job.name, shard, 0) for shard in range(last if job.fused else last + 1)]
     return keys

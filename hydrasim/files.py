@@ -179,10 +179,17 @@ def _finite(value: object) -> object:
 
 def workload_fields(workload: Workload) -> dict[str, Any]:
     """Return a workload as plain JSON values, the inverse of `read_workload`."""
-    return {
-        "version": 1,
-        "jobs": [vars(job) | {"shards": [vars(shard) for shard in job.shards]} for job in workload.jobs],
-    }
+    return {"version": 1, "jobs": [_job_fields(job) for job in workload.jobs]}
+
+
+def _job_fields(job: TrainingJob) -> dict[str, Any]:
+    """Leave out what only jobs with update units have, so that files and digests of others are as they always were."""
+    fields: dict[str, Any] = vars(job) | {"shards": [dict(vars(shard)) for shard in job.shards]}
+    if not job.update_units:
+        del fields["update_units"], fields["accumulate"]
+        for shard in fields["shards"]:
+            del shard["update_s"], shard["gradient_bytes"]
+    return fields
 
 
 def _workload(file: WorkloadFile) -> Workload:

@@ -5,21 +5,24 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from hydrasim.dataflow import BlockKey
+from hydrasim.dataflow import BlockKey, updates_state
 from hydrasim.workload import Phase, ShardUnit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from hydrasim.dag import Template
+    from hydrasim.dag import Templates
     from hydrasim.plan import Plan
     from hydrasim.workload import Workload
+
+# The phase that does not use a block, though it works on the same shard; update units use only state and gradients.
+_UNCONCERNED = {"w": None, "d": Phase.FORWARD}
 
 
 class Future:
     """Exact next uses under a plan; positions count units within one device's plan."""
 
-    def __init__(self, plan: Plan, workload: Workload, templates: Mapping[str, Template]) -> None:
+    def __init__(self, plan: Plan, workload: Workload, templates: Mapping[str, Templates]) -> None:
         self._plan, self._device_of = plan, plan.device_of
         self._position_of = plan.position_of
         self._templates = templates
@@ -33,7 +36,7 @@ class Future:
         for later in self._uses(key, unit):
             if self._device_of[later] == device:
                 return self._position_of[later]
-            if key.kind == "w" and later.phase is not Phase.FORWARD:
+            if key.kind == "w" and updates_state(self._jobs[key.job], later):
                 return None
         return None
 
@@ -81,7 +84,7 @@ class Future:
     def _chain(self, job: str) -> Iterator[ShardUnit]:
         """Yield a job's units in their order."""
         for minibatch in range(self._jobs[job].num_minibatches):
-            for node in self._templates[job].nodes:
+            for node in self._templates[job].of(minibatch).nodes:
                 yield ShardUnit(job, *node, minibatch)
 
     def stays(self, unit: ShardUnit, device: int) -> bool:
@@ -91,13 +94,14 @@ class Future:
         return later is not None and self._device_of[later] == device
 
     def _uses(self, key: BlockKey, unit: ShardUnit) -> Iterator[ShardUnit]:
-        """Yield the units after `unit`, in the job's order, that work on the block's shard."""
-        template = self._templates[key.job]
-        now = template.index[unit.phase, unit.shard]
-        minibatches = range(
-            unit.minibatch, self._jobs[key.job].num_minibatches if key.kind == "w" else unit.minibatch + 1
-        )
-        for minibatch in minibatches:
+        """Yield the units after `unit`, in the job's order, that work on the block's shard and use it."""
+        templates, job = self._templates[key.job], self._jobs[key.job]
+        now = templates.of(unit.minibatch).index[unit.phase, unit.shard]
+        adds_up = key.kind == "d" and not job.steps_after(unit.minibatch)
+        end = job.num_minibatches if key.kind == "w" else min(job.num_minibatches, unit.minibatch + 1 + adds_up)
+        for minibatch in range(unit.minibatch, end):
+            template = templates.of(minibatch)
             for position in template.uses[key.shard]:
-                if minibatch > unit.minibatch or position > now:
+                is_later = minibatch > unit.minibatch or position > now
+                if is_later and template.nodes[position][0] is not _UNCONCERNED.get(key.kind, Phase.UPDATE):
                     yield ShardUnit(key.job, *template.nodes[position], minibatch)

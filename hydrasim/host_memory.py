@@ -141,6 +141,11 @@ class HostMemory:
         if self.pages and key.kind == "w":
             self.homes[key].users.add(load.number)
 
+    def takes(self, state: Block) -> bool:
+        """Tell whether what a device has of a state can be stored: a part only beside the rest of it."""
+        home = self.homes[state.key]
+        return home.in_memory or state.dirty or state.valid_bytes == home.nbytes
+
     def before_store(self, block: Block, nbytes: int, unit: ShardUnit, emit: Emit) -> set[int]:
         """Have room for a block's leading bytes in host memory; return the commands that the store follows."""
         key, home = block.key, self.homes[block.key]

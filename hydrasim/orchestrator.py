@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hydrasim.asking import ask, listed
 from hydrasim.command import HOST, Command, Event, Failed, JobArrived, Kind, Lane
-from hydrasim.dag import Node, Template, minibatch_dag
+from hydrasim.dag import Node, Template, Templates
 from hydrasim.dataflow import BlockKey
 from hydrasim.errors import HydraError, PlanError, PolicyError
 from hydrasim.future import Future
@@ -67,9 +67,11 @@ class Orchestrator:
         self._transfers = effects != "theory"
         if dags and self._transfers:
             raise HydraError("replaced DAGs have no data flow; simulate them with effects 'theory'.")
-        templates = {job.name: Template((dags or {}).get(job.name) or minibatch_dag(job)) for job in workload.jobs}
+        templates = {job.name: Templates.of_job(job, (dags or {}).get(job.name)) for job in workload.jobs}
         self.progress = {
-            job.name: JobProgress(order, job, templates[job.name], self._unit_seconds(job.name, templates[job.name]))
+            job.name: JobProgress(
+                order, job, templates[job.name], self._unit_seconds(job.name, templates[job.name].with_step)
+            )
             for order, job in enumerate(workload.jobs)
         }
         self.in_flight: list[deque[ShardUnit]] = [deque() for _ in cluster.devices]

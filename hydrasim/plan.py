@@ -168,4 +168,6 @@ def _is_unit_of(job: TrainingJob, unit: ShardUnit) -> bool:
     phases = {Phase.FORWARD, Phase.BACKWARD}
     if job.fused and unit.shard == last:
         phases = {Phase.LOSS}
+    if job.update_units and job.steps_after(unit.minibatch):
+        phases |= {Phase.UPDATE}
     return unit.phase in phases and 0 <= unit.shard <= last and 0 <= unit.minibatch < job.num_minibatches

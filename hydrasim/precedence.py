@@ -28,16 +28,18 @@ class Precedence:
 
         A mini-batch without bytes is fetched all the same: the loader hands the random stream on.
         """
-        template = progress.template
-        position, minibatch = template.index[unit.phase, unit.shard], unit.minibatch
-        before = template.predecessors[position]
-        if not before and minibatch:
-            before, minibatch = frozenset(range(len(template.nodes))), minibatch - 1
+        own, minibatch = progress.templates.of(unit.minibatch), unit.minibatch
+        template, before = own, own.predecessors[own.index[unit.phase, unit.shard]]
+        is_first = not before
+        if is_first and minibatch:
+            minibatch -= 1
+            template = progress.templates.of(minibatch)
+            before = frozenset(range(len(template.nodes)))
         found = {self._compute_of[ShardUnit(unit.job, *template.nodes[i], minibatch)] for i in before}
-        if not template.predecessors[position] and unit.job in self._fetch_of:
+        if is_first and unit.job in self._fetch_of:
             found.add(self._fetch_of[unit.job])
-        if not template.predecessors[position] and minibatch:
-            for node in template.nodes:  # nothing will ask for the mini-batch before the last one
+        if is_first and minibatch:  # nothing will ask for the mini-batch before the last one
+            for node in progress.templates.of(minibatch - 1).nodes:
                 self._compute_of.pop(ShardUnit(unit.job, *node, minibatch - 1), None)
         return found
 

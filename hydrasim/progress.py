@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hydrasim.dag import Template
 from hydrasim.workload import ShardUnit, TrainingJob
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from hydrasim.dag import Template, Templates
 
 
 class JobProgress:
     """The mutable progress of one job; policies read it, only the orchestrator changes it.
 
     The cursor stands at one mini-batch: `issued` and `done` hold positions in its template. It moves
-    on when every unit of the mini-batch is issued and the first of the next one is.
+    on when every unit of the mini-batch is issued and the first of the next one is. unit_s: believed seconds of the
+    units of a mini-batch after which the optimizer steps; others lack the update units, which come last.
     """
 
-    def __init__(self, order: int, job: TrainingJob, template: Template, unit_s: Sequence[float]) -> None:
+    def __init__(self, order: int, job: TrainingJob, templates: Templates, unit_s: Sequence[float]) -> None:
         self.order = order
         self.job = job
-        self.template = template
+        self.templates = templates
         self.minibatch = 0
         self.num_done_units = 0
         self.num_issued_units = 0
@@ -33,8 +35,11 @@ class JobProgress:
         self._outstanding: list[ShardUnit] = []
         self._num_units = job.num_units
         self._unit_s = unit_s
-        self.minibatch_s = sum(unit_s)
-        self.minibatch_left_s = self.minibatch_s
+        num_in_passes = len(templates.without_step.nodes)
+        self._minibatch_s = {True: sum(unit_s), False: sum(unit_s[:num_in_passes])}
+        updates_s = sum(unit_s[num_in_passes:])
+        self.minibatch_s = self._minibatch_s[False] + updates_s * job.num_steps / job.num_minibatches
+        self.minibatch_left_s = self._minibatch_s[job.steps_after(0)]
         self.remaining_s = self._remaining_s()
         self._ready: list[ShardUnit] | None = None
         self.arrived = not job.arrival_s
@@ -48,8 +53,16 @@ class JobProgress:
         return self.num_done_units == self._num_units
 
     @property
+    def template(self) -> Template:
+        """The DAG of the mini-batch at which the cursor stands."""
+        return self.templates.of(self.minibatch)
+
+    @property
     def minibatches_done(self) -> int:
-        return self.num_done_units // len(self.template.nodes)
+        between = self.job.accumulate - 1
+        num_units = len(self.templates.without_step.nodes)
+        steps, rest = divmod(self.num_done_units, between * num_units + len(self.templates.with_step.nodes))
+        return steps * self.job.accumulate + min(between, rest // num_units)
 
     @property
     def minibatches_left(self) -> int:
@@ -94,7 +107,7 @@ class JobProgress:
         if unit.minibatch != self.minibatch:
             self.minibatch = unit.minibatch
             self._issued, self._done = set(), set()
-            self.minibatch_left_s = self.minibatch_s
+            self.minibatch_left_s = self._minibatch_s[self.job.steps_after(unit.minibatch)]
         position = self.template.index[unit.phase, unit.shard]
         self._issued.add(position)
         self._outstanding.append(unit)
@@ -123,7 +136,8 @@ class JobProgress:
         if len(self._issued) == len(template.nodes):
             if outstanding or self.minibatch + 1 >= job.num_minibatches:
                 return []
-            return [ShardUnit(job.name, *template.nodes[i], self.minibatch + 1) for i in template.sources]
+            following = self.templates.of(self.minibatch + 1)
+            return [ShardUnit(job.name, *following.nodes[i], self.minibatch + 1) for i in following.sources]
         previous_runs = any(unit.minibatch < self.minibatch for unit in outstanding)
         return [
             ShardUnit(job.name, *node, self.minibatch)

@@ -246,14 +246,17 @@ class Residency:
         if (
             state is not None
             and state.valid_bytes
-            and (self._mechanism.store_clean or (state.dirty and self._store_now(unit, device, flow)))
+            and (
+                (self._mechanism.store_clean and self.host.takes(state))
+                or (state.dirty and self._store_now(unit, device, flow))
+            )
         ):
             self._store(state, unit, device, emit)
         if self._future is not None:
             self._foresee(unit, device, flow)
 
     def _store_now(self, unit: ShardUnit, device: int, flow: Dataflow) -> bool:
-        last = unit.minibatch == self._jobs[unit.job].num_minibatches - 1
+        last = unit.minibatch == self._jobs[unit.job].last_step
         if (last and flow.updates_state) or (unit.job, device) not in self._lazy:
             return True
         return self._future is not None and not self._future.stays(unit, device)

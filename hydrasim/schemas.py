@@ -42,6 +42,8 @@ class ShardFile(_Strict):
     output_bytes: Whole = 0
     working_bytes: Whole = 0
     activation_bytes: Whole = 0
+    update_s: Seconds = 0.0
+    gradient_bytes: Whole = 0
 
 
 class JobFile(_Strict):
@@ -58,6 +60,8 @@ class JobFile(_Strict):
     target_bytes: Whole = 0
     fetch_s: Seconds = 0.0
     arrival_s: Seconds = 0.0
+    update_units: bool = False
+    accumulate: Count = 1
 
 
 class WorkloadFile(_Strict):
@@ -186,7 +190,7 @@ class UnitFile(MeasurementFile):
     """A measured shard unit."""
 
     job: str
-    phase: Literal["F", "L", "B"]
+    phase: Literal["F", "L", "B", "U"]
     shard: Whole
 
 

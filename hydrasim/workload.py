@@ -26,7 +26,7 @@ class Phase(enum.Enum):
     FORWARD = "F"
     LOSS = "L"  # the last forward fused with its loss and its backward
     BACKWARD = "B"
-    UPDATE = "U"  # the optimizer's step apart from the backward pass, as rival systems take it
+    UPDATE = "U"  # the optimizer's step apart from the backward pass
 
     # Members are singletons; identity hashing is several times faster than hashing the name.
     __hash__ = object.__hash__
@@ -68,7 +68,8 @@ class Shard:
     recomputation. parameter_bytes and optimizer_bytes: the state that moves between DRAM and
     device. output_bytes: the boundary activation handed to the next shard (its gradient weighs the
     same). working_bytes: peak of activations, gradients and temporaries of the shard's costliest unit.
-    activation_bytes: what a forward leaves for its backward, where it is kept or spilled.
+    activation_bytes: what a forward leaves for its backward, where it is kept or spilled. update_s, gradient_bytes: of
+    a job with update units, seconds of an update, which are not in backward_s then, and what a backward leaves for it.
     """
 
     forward_s: float
@@ -78,6 +79,8 @@ class Shard:
     output_bytes: int = 0
     working_bytes: int = 0
     activation_bytes: int = 0
+    update_s: float = 0.0
+    gradient_bytes: int = 0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -98,6 +101,8 @@ class TrainingJob:
     2S-1 units a mini-batch; unfused is the paper's text, 2S units. activation_mode: whether a B unit
     recomputes its forward (from the boundary input), or finds the activations kept on its device or spilled
     to host memory; where neither is possible any more it recomputes. arrival_s: when the job is submitted.
+    update_units: the optimizer steps in units of its own, U0 .. U(S-1), once all gradients are there, as clipping by
+    their norm wants it. accumulate: the mini-batches whose gradients make up a step; what is left over makes none.
     """
 
     name: str
@@ -110,15 +115,23 @@ class TrainingJob:
     target_bytes: int = 0
     fetch_s: float = 0.0
     arrival_s: float = 0.0
+    update_units: bool = False
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         if not JOB_NAME.fullmatch(self.name):
             raise WorkloadError(f"job name {self.name!r}: use letters, digits, dot, dash and underscore.")
         if not self.shards:
             raise WorkloadError(f"job {self.name!r} has no shards.")
-        for name in ("minibatches", "epochs"):
+        for name in ("minibatches", "epochs", "accumulate"):
             if getattr(self, name) < 1:
                 raise WorkloadError(f"job {self.name!r}: {name} is {getattr(self, name)}; it must be at least 1.")
+        if self.accumulate > 1 and not self.update_units:
+            raise WorkloadError(f"job {self.name!r}: accumulate is {self.accumulate}; that takes update_units.")
+        if not self.update_units and any(shard.update_s or shard.gradient_bytes for shard in self.shards):
+            raise WorkloadError(
+                f"job {self.name!r}: a shard states update_s or gradient_bytes; these are of jobs with update_units."
+            )
         for name in ("input_bytes", "target_bytes", "fetch_s", "arrival_s"):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0:
@@ -129,12 +142,23 @@ class TrainingJob:
         return self.minibatches * self.epochs
 
     @property
-    def units_per_minibatch(self) -> int:
-        return 2 * len(self.shards) - (1 if self.fused else 0)
+    def num_steps(self) -> int:
+        """How often the optimizer steps."""
+        return self.num_minibatches // self.accumulate
 
     @property
     def num_units(self) -> int:
-        return self.num_minibatches * self.units_per_minibatch
+        in_passes = self.num_minibatches * (2 * len(self.shards) - (1 if self.fused else 0))
+        return in_passes + (self.num_steps * len(self.shards) if self.update_units else 0)
+
+    def steps_after(self, minibatch: int) -> bool:
+        """Tell whether the optimizer steps on the gradients of a mini-batch, and of those before it."""
+        return (minibatch + 1) % self.accumulate == 0
+
+    @property
+    def last_step(self) -> int:
+        """The mini-batch after which the optimizer steps for the last time, -1 if it never does."""
+        return self.num_steps * self.accumulate - 1
 
     def unit_s(self, phase: Phase, shard: int, mode: ActivationMode | None = None) -> float:
         """Return the stated seconds of a unit on a device of speed 1, recomputation included.
@@ -143,7 +167,7 @@ class TrainingJob:
         """
         stated = self.shards[shard]
         if phase is Phase.UPDATE:
-            return 0.0
+            return stated.update_s
         if phase is Phase.FORWARD:
             return stated.forward_s
         if phase is Phase.LOSS or (mode or self.activation_mode) == "recompute":
@@ -195,8 +219,13 @@ class Workload:
         fields = asdict(self)
         for job in fields["jobs"]:
             del job["fetch_s"], job["arrival_s"]
+            units = job["update_units"]
+            if not units:  # digests of jobs that have none are as they were before there were any
+                del job["update_units"], job["accumulate"]
             for shard in job["shards"]:
-                del shard["forward_s"], shard["backward_s"]
+                del shard["forward_s"], shard["backward_s"], shard["update_s"]
+                if not units:
+                    del shard["gradient_bytes"]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 

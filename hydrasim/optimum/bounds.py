@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hydrasim.capacity import arena_bytes
-from hydrasim.dag import minibatch_dag, whole_path_s
-from hydrasim.dataflow import BlockKey, aligned, block_bytes
+from hydrasim.dag import Templates, kinds_of_minibatches, minibatch_dag, whole_path_s
+from hydrasim.dataflow import BlockKey, aligned, block_bytes, dataflow, updates_state
 from hydrasim.mechanism import includes
 from hydrasim.optimum.copies import LeastCopies
-from hydrasim.workload import Phase, ShardUnit, TrainingJob, Workload
+from hydrasim.workload import ShardUnit, TrainingJob, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -83,19 +83,22 @@ def lower_bounds(
 def loaded_bytes(job: TrainingJob, room_bytes: int) -> int:
     """Return the bytes of state that a job loads at least, on devices with that much room together.
 
-    A pass of a mini-batch, forward or backward, touches every shard's state once; when it begins, what is on the
-    devices fits their room, so all else is loaded during it, whatever stays and whatever is evicted.
+    A pass of a mini-batch, forward, backward or over update units, touches every shard's state once, all of it where
+    it is updated; when it begins, what is on the devices fits their room, so all else is loaded during it, whatever
+    stays and whatever is evicted.
     """
-    phases = [phase for phase, _ in minibatch_dag(job).nodes]
-    forward = sum(aligned(job.shards[shard].parameter_bytes) for shard in range(phases.count(Phase.FORWARD)))
-    passes = max(0, forward - room_bytes) + max(0, state_bytes(job) - room_bytes)
-    return max(state_bytes(job), job.num_minibatches * passes)
+    num_forwards = len(job.shards) - (1 if job.fused else 0)
+    parameters = [aligned(shard.parameter_bytes) for shard in job.shards]
+    forward, updating = max(0, sum(parameters[:num_forwards]) - room_bytes), max(0, state_bytes(job) - room_bytes)
+    backward = max(0, sum(parameters) - room_bytes) if job.update_units else 0
+    once = state_bytes(job) if job.num_steps else sum(parameters)
+    return max(once, job.num_minibatches * (forward + backward) + job.num_steps * updating)
 
 
 def stored_bytes(job: TrainingJob, room_bytes: int) -> int:
     """Return the bytes of state that a job stores at least: every update that has no room to stay, and the last one."""
     state = state_bytes(job)
-    return state + (job.num_minibatches - 1) * max(0, state - room_bytes)
+    return state + (job.num_steps - 1) * max(0, state - room_bytes) if job.num_steps else 0
 
 
 def state_bytes(job: TrainingJob) -> int:
@@ -107,17 +110,21 @@ def _chain(job: TrainingJob, cluster: Cluster, costs: CostModel, copies: LeastCo
     length_s = whole_path_s(job, cluster, costs)
     if copies is None:
         return _Chain(job.arrival_s, 0.0, length_s, 0.0)
-    state = block_bytes(job, BlockKey("w", job.name, 0, -1))
-    starts_with_loss = job.fused and len(job.shards) == 1  # which needs the optimizer's state at once
-    first = state if starts_with_loss else aligned(job.shards[0].parameter_bytes)
+    chain = Templates.of_job(job)
+    first, last = (
+        ShardUnit(job.name, *chain.of(minibatch).nodes[index], minibatch)
+        for minibatch, index in ((0, 0), (job.num_minibatches - 1, -1))
+    )
+    need = next(need for key, need in dataflow(job, first).reads if key.kind == "w")
+    leaves = block_bytes(job, BlockKey("w", job.name, last.shard, -1)) if updates_state(job, last) else 0
     devices = range(len(cluster.devices))
-    before_s = max(min(copies.seconds(first, device, "h2d") for device in devices), costs.fetch_s(job.name))
-    return _Chain(job.arrival_s, before_s, length_s, min(copies.seconds(state, device, "d2h") for device in devices))
+    before_s = max(min(copies.seconds(need, device, "h2d") for device in devices), costs.fetch_s(job.name))
+    return _Chain(job.arrival_s, before_s, length_s, min(copies.seconds(leaves, device, "d2h") for device in devices))
 
 
 def _units(job: TrainingJob, cluster: Cluster, costs: CostModel, minibatch: int) -> Iterator[list[float]]:
     """Yield what each unit of a mini-batch takes, by device; the first mini-batch may have times of its own."""
-    for phase, shard in minibatch_dag(job).nodes:
+    for phase, shard in minibatch_dag(job, minibatch).nodes:
         unit = ShardUnit(job.name, phase, shard, minibatch)
         yield [costs.compute_s(unit, device) for device in range(len(cluster.devices))]
 
@@ -126,7 +133,7 @@ def _rates(workload: Workload, cluster: Cluster, costs: CostModel) -> list[float
     """Return how much work each device does a second at most, fastest first; work is seconds on the fastest device."""
     rates = [0.0] * len(cluster.devices)
     for job in workload.jobs:
-        for minibatch in range(min(2, job.num_minibatches)):
+        for minibatch, _ in kinds_of_minibatches(job):
             for seconds in _units(job, cluster, costs, minibatch):
                 least = min(seconds)
                 if least > 0:
@@ -177,10 +184,10 @@ def _transfer_bounds(
     ends = []  # what follows a load at least, and what precedes an update
     for job, chain in zip(workload.jobs, chains, strict=True):
         last_s = min(min(list(_units(job, cluster, costs, m))[-1]) for m in {0, job.num_minibatches - 1})
-        nodes = list(minibatch_dag(job).nodes)
-        first_update = next(index for index, (phase, _) in enumerate(nodes) if phase is not Phase.FORWARD)
-        forward_s = sum(min(seconds) for seconds in list(_units(job, cluster, costs, 0))[: first_update + 1])
-        ends.append((last_s + chain.after_s, chain.head_s + forward_s))
+        units = [ShardUnit(job.name, *node, 0) for node in minibatch_dag(job, 0).nodes]
+        first_update = next((i for i, unit in enumerate(units) if updates_state(job, unit)), len(units) - 1)
+        until_s = sum(min(seconds) for seconds in list(_units(job, cluster, costs, 0))[: first_update + 1])
+        ends.append((last_s + chain.after_s, chain.head_s + until_s))
     moves: tuple[tuple[str, Direction, int, float], ...] = (
         ("loads", "h2d", sum(loaded_bytes(job, room) for job in workload.jobs), min(after for after, _ in ends)),
         ("stores", "d2h", sum(stored_bytes(job, room) for job in workload.jobs), min(before for _, before in ends)),

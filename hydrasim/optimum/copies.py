@@ -70,6 +70,6 @@ def _sizes(workload: Workload) -> Iterator[int]:
     """Yield the sizes of all blocks, and of the leading parts that units read."""
     for job in workload.jobs:
         for phase, shard in minibatch_dag(job).nodes:
-            flow = dataflow(job, ShardUnit(job.name, phase, shard, 0))
+            flow = dataflow(job, ShardUnit(job.name, phase, shard, job.accumulate - 1))
             sizes = [need for _, need in flow.reads] + [block_bytes(job, key) for key in flow.touched]
             yield from (size for size in sizes if size > 0)

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from hydrasim.capacity import arena_bytes
-from hydrasim.dataflow import ALIGNMENT, BlockKey, block_bytes, dataflow
+from hydrasim.dataflow import ALIGNMENT, BlockKey, block_bytes, dataflow, updates_state
 from hydrasim.optimum.copies import LeastCopies
 from hydrasim.workload import Phase, ShardUnit, TrainingJob, Workload
 
@@ -81,11 +81,11 @@ class Moves:
 
     def updates(self, j: int) -> bool:
         """Tell whether a unit updates its state."""
-        return self.units[j].phase is not Phase.FORWARD
+        return updates_state(self._job(self.units[j]), self.units[j])
 
     def is_last_update(self, j: int) -> bool:
         """Tell whether a unit makes the last version of its state, which must be stored."""
-        return self.updates(j) and self.units[j].minibatch == self._job(self.units[j]).num_minibatches - 1
+        return self.updates(j) and self.units[j].minibatch == self._job(self.units[j]).last_step
 
     def follows(self, j: int) -> int | None:
         """Return the unit before in the same job."""
@@ -115,7 +115,7 @@ class Moves:
         return next(need for key, need in flow.reads if key == flow.state)
 
     def _update(self, unit: ShardUnit) -> int:
-        return 0 if unit.phase is Phase.FORWARD else block_bytes(self._job(unit), _state(unit))
+        return block_bytes(self._job(unit), _state(unit)) if updates_state(self._job(unit), unit) else 0
 
     def _copy_s(self, nbytes: int, device: int, direction: Direction) -> float:
         return self._copies.seconds(nbytes, device, direction)

@@ -8,7 +8,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from hydrasim.dag import minibatch_dag
+from hydrasim.dag import Templates
 from hydrasim.errors import HydraError
 from hydrasim.plan import Plan, Step
 from hydrasim.workload import ShardUnit, TrainingJob, Workload
@@ -136,8 +136,12 @@ def problem_of(workload: Workload, cluster: Cluster, costs: CostModel, pieces_pe
 
 def chain_of(job: TrainingJob) -> list[ShardUnit]:
     """Return all units of a job in the order in which they run."""
-    nodes = list(minibatch_dag(job).nodes)
-    return [ShardUnit(job.name, *node, minibatch) for minibatch in range(job.num_minibatches) for node in nodes]
+    templates = Templates.of_job(job)
+    return [
+        ShardUnit(job.name, *node, minibatch)
+        for minibatch in range(job.num_minibatches)
+        for node in templates.of(minibatch).nodes
+    ]
 
 
 def tick_s(seconds: Iterable[float], horizon_s: float) -> float:

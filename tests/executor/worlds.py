@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import numpy
@@ -161,8 +162,9 @@ def expected(job: TorchJob, dataloader: Any = None) -> Answer:
     with random_state_kept():
         numpy.random.seed(job.seed % 2**32)  # the reference leaves numpy's stream alone
         losses, trained = train_plain(
-            model, job.loss_fn, data, optimizer, epochs=job.epochs, max_steps=job.max_steps, seed=job.seed
-        )
+            model, job.loss_fn, data, optimizer, epochs=job.epochs, max_steps=job.max_steps, seed=job.seed,
+            scheduler=job.scheduler, **asdict(job.step_options),
+        )  # fmt: skip
     state = {
         f"{name}:{key}": value
         for name, parameter in model.named_parameters()

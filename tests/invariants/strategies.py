@@ -81,9 +81,15 @@ NAMED_MECHANISMS = st.builds(
 
 @st.composite
 def jobs(draw: st.DrawFn, name: str) -> TrainingJob:
+    update_units = draw(st.booleans())
+    shards = tuple(draw(st.lists(SHARDS, min_size=1, max_size=4)))
+    if update_units:
+        shards = tuple(replace(shard, update_s=draw(SECONDS), gradient_bytes=draw(BYTES)) for shard in shards)
     return TrainingJob(
         name,
-        tuple(draw(st.lists(SHARDS, min_size=1, max_size=4))),
+        shards,
+        update_units=update_units,
+        accumulate=draw(st.sampled_from([1, 1, 2, 3])) if update_units else 1,
         minibatches=draw(st.integers(1, 3)),
         epochs=draw(st.integers(1, 2)),
         fused=draw(st.booleans()),
@@ -139,10 +145,11 @@ def host_memories(draw: st.DrawFn, workload: Workload) -> tuple[int | None, Disk
 
 def neediest_unit_bytes(workload: Workload) -> int:
     units = [
-        ShardUnit(job.name, phase, shard, 0)
+        ShardUnit(job.name, phase, shard, minibatch)
         for job in workload.jobs
         for shard in range(len(job.shards))
         for phase in Phase
+        for minibatch in (0, 1)
     ]
     return max(unit_bytes(workload.job(unit.job), unit) for unit in units)
 

@@ -87,7 +87,7 @@ class Machine:
         for name, job in self._jobs.items():
             for shard in range(len(job.shards)):
                 key = BlockKey("w", name, shard, -1)
-                wanted = [(key, job.num_minibatches, piece) for piece in range(_num_pieces(job, key))]
+                wanted = [(key, job.num_minibatches // job.accumulate, piece) for piece in range(_num_pieces(job, key))]
                 found = [[cell.label for cell in tier.get(key, [])] for tier in (self._host, self._disk)]
                 assert wanted in found, f"host memory has an old {key}"
                 if found[1] != wanted:
@@ -103,8 +103,8 @@ class Machine:
         edges: dict[object, list[tuple[float, int]]] = {}
         for key, copies in self._uses.items():
             nbytes = _num_pieces(self._jobs[key.job], key) * ALIGNMENT
-            fetched = key.kind == "y" or (key.kind == "x" and key.shard == 0)
-            place = "state" if key.kind == "w" else (key[:3], key.minibatch % 2 if fetched else 0)
+            two = key.kind in ("y", "d") or (key.kind == "x" and key.shard == 0)
+            place = "state" if key.kind == "w" else (key[:3], key.minibatch % 2 if two else 0)
             for start_s, end_s in copies:
                 if start_s < end_s:
                     edges.setdefault(place, []).extend([(start_s, nbytes), (end_s, -nbytes)])
@@ -234,6 +234,11 @@ def needs(job: TrainingJob, unit: ShardUnit, mode: ActivationMode) -> tuple[list
     """Return what a unit must find (with the leading bytes it needs) and what it writes, from first principles."""
     shard, last, n = unit.shard, len(job.shards) - 1, unit.minibatch
     state, forward = BlockKey("w", job.name, shard, -1), unit.phase is Phase.FORWARD
+    whole = _num_pieces(job, state) * ALIGNMENT
+    if unit.phase is Phase.UPDATE:
+        assert job.update_units
+        gradients = BlockKey("d", job.name, shard, n)
+        return [(state, whole), (gradients, _num_pieces(job, gradients) * ALIGNMENT)], [state]
     keys = [BlockKey("x", job.name, shard, n)]
     if shard == last:
         keys.append(BlockKey("y", job.name, shard, n))
@@ -245,12 +250,15 @@ def needs(job: TrainingJob, unit: ShardUnit, mode: ActivationMode) -> tuple[list
     elif mode != "recompute":
         assert mode == job.activation_mode, f"{unit} runs in mode {mode}, its job in {job.activation_mode}"
         kept = [BlockKey("a", job.name, shard, n)]
-    whole = _num_pieces(job, state) * ALIGNMENT
-    reads = [(state, aligned(job.shards[shard].parameter_bytes) if forward else whole)]
+    if job.update_units and not forward and n % job.accumulate:
+        keys.append(BlockKey("d", job.name, shard, n - 1))
+    leading = aligned(job.shards[shard].parameter_bytes)
+    reads = [(state, leading if forward or job.update_units else whole)]
     reads += [(key, _num_pieces(job, key) * ALIGNMENT) for key in (*keys, *([] if forward else kept))]
     if forward:
         return reads, ([] if shard == last else [BlockKey("x", job.name, shard + 1, n)]) + kept
-    return reads, [state] + ([] if shard == 0 else [BlockKey("g", job.name, shard - 1, n)])
+    made = [BlockKey("d", job.name, shard, n)] if job.update_units else [state]
+    return reads, made + ([] if shard == 0 else [BlockKey("g", job.name, shard - 1, n)])
 
 
 def passing_bytes(job: TrainingJob) -> int:
@@ -259,6 +267,8 @@ def passing_bytes(job: TrainingJob) -> int:
     kinds = {"x": [0] * n + list(range(1, last + 1)), "g": range(last), "y": [last] * n}
     if job.activation_mode == "spill":
         kinds["a"] = range(last + (not job.fused))
+    if job.update_units:
+        kinds["d"] = list(range(last + 1)) * min(n, job.accumulate)
     cells = sum(_num_pieces(job, BlockKey(kind, job.name, shard, 0)) for kind in kinds for shard in kinds[kind])
     return cells * ALIGNMENT
 
@@ -291,6 +301,7 @@ def _num_pieces(job: TrainingJob, key: BlockKey) -> int:
         "w": (shard.parameter_bytes, shard.optimizer_bytes),
         "y": (job.target_bytes,),
         "a": (shard.activation_bytes,),
+        "d": (shard.gradient_bytes,),
         "g": (shard.output_bytes,),
         "x": (job.input_bytes if key.shard == 0 else job.shards[key.shard - 1].output_bytes,),
     }[key.kind]

@@ -42,8 +42,11 @@ def check_lanes_and_causality(timeline: Timeline, commands: list[Command]) -> No
 def check_units(world: World, timeline: Timeline) -> None:
     """Every unit runs once, in its job's order, one after the other."""
     for job in world.workload.jobs:
-        chain = Template(minibatch_dag(job)).nodes
-        wanted = [str(ShardUnit(job.name, *node, n)) for n in range(job.num_minibatches) for node in chain]
+        wanted = [
+            str(ShardUnit(job.name, *node, n))
+            for n in range(job.num_minibatches)
+            for node in Template(minibatch_dag(job, n)).nodes
+        ]
         spans = [span for span in timeline.spans if span.kind == "compute" and span.job == job.name]
         spans.sort(key=lambda span: (span.start_s, span.number))
         assert [span.unit for span in spans] == wanted
