@@ -152,6 +152,7 @@ def step(
 
 
 def device_type(tree: Any) -> str:
+    """Return the type of the device on which the tensors of a tree lie."""
     return next((leaf.device.type for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)), "cpu")
 
 

@@ -19,7 +19,7 @@ import torch
 
 from executor import randomness
 from executor.errors import HostMemoryError
-from executor.layout import parameters_of
+from executor.layout import buffers_of, parameters_of
 from executor.partition import Partition
 from executor.prepare import Prepared
 from executor.tensors import TreeSpec
@@ -207,6 +207,8 @@ class HostStore(StoreView):
             parameters = parameters_of(layers)
             for parameter, slot in zip(parameters, layout.parameters, strict=True):
                 slot.view(block).copy_(parameter.detach())
+            for buffer, slot in zip(buffers_of(layers), layout.buffers, strict=False):
+                slot.view(block).copy_(buffer)
             for entry in layout.state:
                 state = part.job.initial_state(parameters[entry.parameter])
                 if entry.key in state:

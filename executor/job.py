@@ -32,8 +32,8 @@ class TorchJob:
     loss_fn(output, target) returns a scalar. dataloader yields (input, target) pairs and has a length.
     optimizer: a callable that makes one from parameters, such as `lambda p: AdamW(p, lr=1e-3)`, or an
     instance over the model's parameters. epochs: passes over the data; max_steps: stop after so many
-    mini-batches. accumulate: so many mini-batches make a step of the optimizer, on the mean of their losses; what is left
-    over at the end makes none. clip_norm, clip_value: limits of the norm of all gradients, and of each of their
+    mini-batches. accumulate: so many mini-batches make a step of the optimizer, on the mean of their losses; what is
+    left over at the end makes none. clip_norm, clip_value: limits of the norm of all gradients, and of each of their
     elements. scheduler: makes one from the optimizer, such as `lambda o: CosineAnnealingLR(o, 100)`; it steps after
     the optimizer. autocast: the type in which the forward and the loss compute, such as torch.bfloat16; weights
     stay as they are. seed: of the job's random stream, set after the model was built. cuts: index of the

@@ -1,12 +1,13 @@
 """Where a shard's parameters and optimizer state lie within its block, and how modules are put there.
 
-| parameters, each aligned | one flag a parameter: has state | optimizer state, each aligned |
+| parameters, moving buffers, each aligned | one flag a parameter: has state | optimizer state, each aligned |
 0                          aligned(parameter_bytes)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -28,12 +29,16 @@ class StateSlot:
 
 @dataclass(frozen=True, slots=True)
 class ShardLayout:
-    """Places of a shard's tensors within its block, in bytes; parameters in the modules' own order."""
+    """Places of a shard's tensors within its block, in bytes; parameters in the modules' own order.
+
+    buffers: of a shard whose forward changes any, all of them, in the modules' order, counted with the parameters.
+    """
 
     parameters: tuple[Slot, ...]
     parameter_bytes: int
     state: tuple[StateSlot, ...]
     optimizer_bytes: int
+    buffers: tuple[Slot, ...] = ()
 
     @property
     def block_bytes(self) -> int:
@@ -50,11 +55,20 @@ def parameters_of(layers: Sequence[nn.Module]) -> list[nn.Parameter]:
     return list(nn.ModuleList(layers).parameters())
 
 
-def layout_of(parameters: Sequence[nn.Parameter], states: Sequence[dict[str, torch.Tensor]]) -> ShardLayout:
-    """Lay out parameters and the optimizer state that a first step made for each (empty: none)."""
+def buffers_of(layers: Sequence[nn.Module]) -> list[torch.Tensor]:
+    """Return a shard's buffers, each once, in order."""
+    return list(nn.ModuleList(layers).buffers())
+
+
+def layout_of(
+    parameters: Sequence[nn.Parameter],
+    states: Sequence[dict[str, torch.Tensor]],
+    buffers: Sequence[torch.Tensor] = (),
+) -> ShardLayout:
+    """Lay out parameters and the optimizer state that a first step made for each (empty: none), and moving buffers."""
     slots, offset = [], 0
-    for parameter in parameters:
-        slots.append(slot_of(parameter, offset))
+    for tensor in (*parameters, *buffers):
+        slots.append(slot_of(tensor, offset))
         offset += aligned(slots[-1].nbytes)
     parameter_bytes = offset
     state: list[StateSlot] = []
@@ -65,7 +79,8 @@ def layout_of(parameters: Sequence[nn.Parameter], states: Sequence[dict[str, tor
                 on_host = tensor.device.type == "cpu"
                 state.append(StateSlot(index, key, slot_of(tensor.detach(), offset), on_host))
                 offset += aligned(state[-1].slot.nbytes)
-    return ShardLayout(tuple(slots), parameter_bytes, tuple(state), offset - parameter_bytes)
+    own, moving = tuple(slots[: len(parameters)]), tuple(slots[len(parameters) :])
+    return ShardLayout(own, parameter_bytes, tuple(state), offset - parameter_bytes, moving)
 
 
 class ShardOnDevice:
@@ -76,6 +91,8 @@ class ShardOnDevice:
     ) -> None:
         self.layers = layers
         self.parameters = parameters_of(layers)
+        self.buffers = buffers_of(layers)
+        self._versions = [buffer._version for buffer in self.buffers]
         self.optimizer = optimizer
         self._layout = layout
         self._attached: int | None = None
@@ -86,10 +103,12 @@ class ShardOnDevice:
         return self._layout.parameter_bytes
 
     def attach_parameters(self, block: torch.Tensor) -> None:
-        """Make the parameters views of the block."""
+        """Make the parameters, and the buffers that forwards change, views of the block."""
         if self._attached != block.data_ptr():
             for parameter, slot in zip(self.parameters, self._layout.parameters, strict=True):
                 parameter.data = slot.view(block)
+            for buffer, slot in zip(self.buffers, self._layout.buffers, strict=False):
+                buffer.data = slot.view(block)
             self._attached = block.data_ptr()
 
     def attach_state(self, block: torch.Tensor) -> None:
@@ -124,6 +143,30 @@ class ShardOnDevice:
 
     def parameters_with_gradient(self) -> list[bool]:
         return [parameter.grad is not None for parameter in self.parameters]
+
+    @contextmanager
+    def buffers_kept(self) -> Iterator[None]:
+        """Undo what a forward that has run before does to buffers when it runs again."""
+        before = [buffer.clone() for buffer in self.moving_buffers]
+        yield
+        for buffer, value in zip(self.moving_buffers, before, strict=True):
+            buffer.copy_(value)
+
+    def check_buffers(self) -> None:
+        """Make sure that a forward changed no buffer of a shard whose buffers stay where they are.
+
+        Raises:
+            RuntimeError: it did.
+        """
+        if not self._layout.buffers and self._versions != [buffer._version for buffer in self.buffers]:
+            raise RuntimeError(
+                "a forward changed a buffer, unlike in the pilot; buffers that only sometimes change are not supported."
+            )
+
+    @property
+    def moving_buffers(self) -> list[torch.Tensor]:
+        """The buffers that lie in the block, since forwards change them."""
+        return self.buffers if self._layout.buffers else []
 
     def attach_gradients(self, gradients: Sequence[torch.Tensor | None]) -> None:
         for parameter, gradient in zip(self.parameters, gradients, strict=True):

@@ -20,7 +20,7 @@ from executor.budget import BudgetTracker, storages_of
 from executor.compute import backward, forward, loss_and_backward, needs_grad, step
 from executor.errors import JobError
 from executor.job import TorchJob, check_references, tensors_in
-from executor.layout import ShardLayout, layout_of, parameters_of, tensor_state
+from executor.layout import ShardLayout, buffers_of, layout_of, parameters_of, tensor_state
 from executor.tensors import TreeSpec, packed, spec_of
 from hydrasim.errors import HydraError, told
 
@@ -119,7 +119,7 @@ class JobPilot:
     def _run(self, low: int, high: int, value: Any, given: TreeSpec | None) -> ShardPilot:
         """Run F on one copy of the layers, B or L with a step on another: in a run, either may come first."""
         last = high == len(self.job.layers)
-        output, forward_peak, forward_s = self._forward(low, high, value)
+        output, forward_peak, forward_s, moving = self._forward(low, high, value)
         if given is None and not last:
             given = spec_of([torch.ones_like(leaf) for leaf in pytree.tree_leaves(output) if needs_grad(leaf)])
         layers, loss_fn = self._copies(low, high)
@@ -156,7 +156,7 @@ class JobPilot:
             for parameter in parameters:
                 parameter.grad = None
         made = ShardPilot(
-            layout=layout_of(parameters, states),
+            layout=layout_of(parameters, states, buffers_of(layers) if moving else ()),
             output=output,
             output_bytes=0 if last else spec_of(output).nbytes,
             working_bytes=int(max(forward_peak, tracker.peak_bytes) * (1 + MARGIN_FRACTION)),
@@ -171,10 +171,10 @@ class JobPilot:
             self._done[low, high, given.leaves] = made
         return made
 
-    def _forward(self, low: int, high: int, value: Any) -> tuple[Any, int, float]:
-        """Run F; return its output as the next shard gets it, the peak bytes and the seconds."""
+    def _forward(self, low: int, high: int, value: Any) -> tuple[Any, int, float, bool]:
+        """Run F; return its output as the next shard gets it, peak bytes, seconds, and whether it changes buffers."""
         layers, loss_fn = self._copies(low, high)
-        buffers = [buffer for layer in layers for buffer in layer.buffers()]
+        buffers = buffers_of(layers)
         flags = [needs_grad(leaf) for leaf in pytree.tree_leaves(value)]
         before = [buffer.clone() for buffer in buffers]
         tracker = BudgetTracker()
@@ -184,12 +184,8 @@ class JobPilot:
             own_loss = loss_fn if high == len(self.job.layers) else None
             output = forward(layers, value, flags, own_loss, self.target, self.job.step_options)
         seconds = time.perf_counter() - started
-        if any(not torch.equal(a, b) for a, b in zip(buffers, before, strict=True)):
-            raise JobError(
-                f"job {self.job.name!r}: layers {low}..{high - 1} change their buffers in the forward pass (as "
-                "BatchNorm does); recomputation would change them twice, so this is not supported yet."
-            )
-        return packed(output), tracker.peak_bytes, seconds
+        moving = any(not torch.equal(a, b) for a, b in zip(buffers, before, strict=True))
+        return packed(output), tracker.peak_bytes, seconds, moving
 
     def _optimizer(
         self, low: int, high: int, parameters: list[nn.Parameter]

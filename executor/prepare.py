@@ -75,7 +75,7 @@ class Prepared:
         shards = tuple(
             Shard(
                 pilot.forward_s, pilot.backward_s, pilot.layout.parameter_bytes, pilot.layout.optimizer_bytes,
-                pilot.output_bytes, pilot.working_bytes,
+                pilot.output_bytes, pilot.working_bytes, forward_updates=bool(pilot.layout.buffers),
             )
             for pilot in part.shards
         )  # fmt: skip

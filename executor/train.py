@@ -15,7 +15,7 @@ from executor.devices import CudaDevice, Device
 from executor.errors import ExecutionError, JobError
 from executor.host_store import HostStore
 from executor.job import TorchJob, dump_without_weights
-from executor.layout import parameters_of
+from executor.layout import buffers_of, parameters_of
 from executor.messages import JobSetup, LoaderSetup, Setup
 from executor.partition import Partition
 from executor.pool import DevicePool
@@ -191,12 +191,14 @@ def _loader_setup(part: Partition, store: HostStore) -> LoaderSetup:
 
 
 def _write_back(part: Partition, store: HostStore) -> None:
-    """Copy trained weights into the user's model."""
+    """Copy trained weights, and statistics, into the user's model."""
     with torch.no_grad():
         for index, layers in enumerate(part.job.shards(part.cuts)):
             block = store.block(BlockKey("w", part.job.name, index, -1))
             for parameter, slot in zip(parameters_of(layers), part.shards[index].layout.parameters, strict=True):
                 parameter.copy_(slot.view(block))
+            for buffer, slot in zip(buffers_of(layers), part.shards[index].layout.buffers, strict=False):
+                buffer.copy_(slot.view(block))
 
 
 def _results(prepared: Prepared, backend: TorchBackend, store: HostStore) -> dict[str, JobResult]:

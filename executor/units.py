@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +43,7 @@ class _Job:
         own = {id(parameter) for shard in self.shards for parameter in shard.parameters}
         found = tensors_in([shard.layers for shard in self.shards], self.loss_fn)
         # Held, so that no storage made later can be taken for one of them.
+        own |= {id(buffer) for shard in self.shards for buffer in shard.moving_buffers}
         self.constants = [tensor for tensor in found if id(tensor) not in own]
         self.constant_storages = storages(self.constants)
         self.kept: dict[int, KeptForward] = {}  # by shard
@@ -54,7 +56,7 @@ class Units:
         self._store, self._memory, self._specs = store, memory, specs
         self._jobs = {job.name: _Job(job, memory) for job in setup.jobs}
         for job in self._jobs.values():
-            memory.exempt([*job.constants, *(p for shard in job.shards for p in shard.parameters)])
+            memory.exempt([job.constants, [(shard.parameters, shard.moving_buffers) for shard in job.shards]])
 
     def run(self, command: Command) -> float | None:
         """Run the command's unit; return the loss if the unit computed one that was trained on."""
@@ -83,6 +85,7 @@ class Units:
         entry, flags = self._read(blocks["x"])
         if unit.phase is Phase.FORWARD:
             output = self._forward(unit, job, shard, blocks, entry, flags, last)
+            shard.check_buffers()
             self._save_random(unit)
             if not last:
                 self._write(output, blocks["out"])
@@ -94,6 +97,7 @@ class Units:
             shard.attach_state(state)
         loss, gradients = self._backward(unit, job, shard, blocks, entry, flags, last)
         self._check_gradients(unit, job, shard)
+        shard.check_buffers()
         if job.setup.update_units:
             self._leave_gradients(unit, job, shard, blocks)
         else:
@@ -150,13 +154,15 @@ class Units:
         key, offset = blocks["a"]
         saved = SavedTensors(job.constant_storages, self._memory.arena, shard.parameter_bytes)
         saved.at(offset, blocks["w"][1] if "w" in blocks else 0, job.setup.activation_bytes[unit.shard])
-        before = self._random_state()
+        before, buffers = self._random_state(), [buffer.clone() for buffer in shard.moving_buffers]
         try:
             output, job.kept[unit.shard] = forward_keeping(
                 shard.layers, entry, flags, key.minibatch, saved, loss_fn, target, job.setup.options
             )
         except TooLarge:  # of a mini-batch larger than the first; its backward will recompute
             randomness.restore(before, self._memory.generator)
+            for buffer, value in zip(shard.moving_buffers, buffers, strict=True):
+                buffer.copy_(value)
             return forward(shard.layers, entry, flags, loss_fn, target, job.setup.options)
         return output
 
@@ -174,6 +180,19 @@ class Units:
         if kept is not None and "a" in blocks and kept.minibatch == unit.minibatch:
             kept.saved.at(blocks["a"][1], blocks["w"][1] if "w" in blocks else 0)
             return kept.loss, kept.backward([] if last else self._read(blocks["g"])[0])
+        with shard.buffers_kept() if unit.phase is Phase.BACKWARD else nullcontext():
+            return self._recompute(unit, job, shard, blocks, entry, flags, last)
+
+    def _recompute(
+        self,
+        unit: ShardUnit,
+        job: _Job,
+        shard: ShardOnDevice,
+        blocks: Blocks,
+        entry: Any,
+        flags: list[bool],
+        last: bool,
+    ) -> tuple[float | None, list[torch.Tensor | None]]:
         if last:
             target, _ = self._read(blocks["y"])
             advance = (lambda: self._save_random(unit)) if unit.phase is Phase.LOSS else (lambda: None)

@@ -86,7 +86,19 @@ def activations_of(job: TrainingJob, unit: ShardUnit) -> BlockKey | None:
 
 def updates_state(job: TrainingJob, unit: ShardUnit) -> bool:
     """Tell whether a unit changes its shard's state."""
+    if unit.phase in (Phase.FORWARD, Phase.LOSS) and job.shards[unit.shard].forward_updates:
+        return True
     return unit.phase is Phase.UPDATE if job.update_units else unit.phase is not Phase.FORWARD
+
+
+def is_last_update(job: TrainingJob, unit: ShardUnit) -> bool:
+    """Tell whether a unit makes the last version of its shard's state."""
+    last = job.num_minibatches - 1
+    if not updates_state(job, unit) or unit.minibatch < job.last_step:
+        return False
+    if unit.phase is Phase.FORWARD or (unit.phase is Phase.LOSS and job.update_units):
+        return unit.minibatch == last and not job.steps_after(last)
+    return unit.minibatch == last or not job.shards[unit.shard].forward_updates
 
 
 def gradients_of(job: TrainingJob, shard: int, minibatch: int) -> tuple[BlockKey, ...]:
@@ -111,7 +123,8 @@ def dataflow(job: TrainingJob, unit: ShardUnit, mode: ActivationMode | None = No
         reads.append(BlockKey("y", job.name, last, n))
     if unit.phase is Phase.FORWARD:
         writes = () if shard == last else (BlockKey("x", job.name, shard + 1, n),)
-        return Dataflow(_sized(job, reads, leading), (*writes, *found), state, False, (), mode)
+        updates = updates_state(job, unit)
+        return Dataflow(_sized(job, reads, whole if updates else leading), (*writes, *found), state, updates, (), mode)
     if shard != last:
         reads.append(BlockKey("g", job.name, shard, n))
     if n and not job.steps_after(n - 1):
@@ -119,8 +132,10 @@ def dataflow(job: TrainingJob, unit: ShardUnit, mode: ActivationMode | None = No
     handed_on = () if shard == 0 else (BlockKey("g", job.name, shard - 1, n),)
     writes = (*handed_on, *gradients_of(job, shard, n))
     consumes = (*reads, *(() if kept is None else (kept,)))
-    needed = leading if job.update_units else whole
-    return Dataflow(_sized(job, [*reads, *found], needed), writes, state, not job.update_units, consumes, mode)
+    updates = updates_state(job, unit)
+    return Dataflow(
+        _sized(job, [*reads, *found], whole if updates else leading), writes, state, updates, consumes, mode
+    )
 
 
 def unit_bytes(job: TrainingJob, unit: ShardUnit) -> int:

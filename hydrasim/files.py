@@ -183,12 +183,15 @@ def workload_fields(workload: Workload) -> dict[str, Any]:
 
 
 def _job_fields(job: TrainingJob) -> dict[str, Any]:
-    """Leave out what only jobs with update units have, so that files and digests of others are as they always were."""
+    """Leave out what only few jobs have, so that files and digests of others are as they always were."""
     fields: dict[str, Any] = vars(job) | {"shards": [dict(vars(shard)) for shard in job.shards]}
     if not job.update_units:
         del fields["update_units"], fields["accumulate"]
-        for shard in fields["shards"]:
+    for shard in fields["shards"]:
+        if not job.update_units:
             del shard["update_s"], shard["gradient_bytes"]
+        if not shard["forward_updates"]:
+            del shard["forward_updates"]
     return fields
 
 

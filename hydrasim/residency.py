@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from hydrasim.capacity import arena_bytes, check_fits, zone_bytes
 from hydrasim.command import Command, Kind, Lane
-from hydrasim.dataflow import BlockKey, Dataflow, activations_of, block_bytes, dataflow, state_keys
+from hydrasim.dataflow import BlockKey, Dataflow, activations_of, block_bytes, dataflow, is_last_update, state_keys
 from hydrasim.host_memory import HostMemory
 from hydrasim.memory import NEVER, Arena, Block, Segment
 from hydrasim.workload import ActivationMode, Phase, ShardUnit, TrainingJob, Workload
@@ -256,8 +256,7 @@ class Residency:
             self._foresee(unit, device, flow)
 
     def _store_now(self, unit: ShardUnit, device: int, flow: Dataflow) -> bool:
-        last = unit.minibatch == self._jobs[unit.job].last_step
-        if (last and flow.updates_state) or (unit.job, device) not in self._lazy:
+        if is_last_update(self._jobs[unit.job], unit) or (unit.job, device) not in self._lazy:
             return True
         return self._future is not None and not self._future.stays(unit, device)
 

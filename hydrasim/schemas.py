@@ -44,6 +44,7 @@ class ShardFile(_Strict):
     activation_bytes: Whole = 0
     update_s: Seconds = 0.0
     gradient_bytes: Whole = 0
+    forward_updates: bool = False
 
 
 class JobFile(_Strict):

@@ -70,6 +70,7 @@ class Shard:
     same). working_bytes: peak of activations, gradients and temporaries of the shard's costliest unit.
     activation_bytes: what a forward leaves for its backward, where it is kept or spilled. update_s, gradient_bytes: of
     a job with update units, seconds of an update, which are not in backward_s then, and what a backward leaves for it.
+    forward_updates: a forward changes part of the state, as BatchNorm does its statistics; so it needs all of it.
     """
 
     forward_s: float
@@ -81,6 +82,7 @@ class Shard:
     activation_bytes: int = 0
     update_s: float = 0.0
     gradient_bytes: int = 0
+    forward_updates: bool = False
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -226,6 +228,8 @@ class Workload:
                 del shard["forward_s"], shard["backward_s"], shard["update_s"]
                 if not units:
                     del shard["gradient_bytes"]
+                if not shard["forward_updates"]:
+                    del shard["forward_updates"]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from hydrasim.capacity import arena_bytes
-from hydrasim.dataflow import ALIGNMENT, BlockKey, block_bytes, dataflow, updates_state
+from hydrasim.dataflow import ALIGNMENT, BlockKey, block_bytes, dataflow, is_last_update, updates_state
 from hydrasim.optimum.copies import LeastCopies
 from hydrasim.workload import Phase, ShardUnit, TrainingJob, Workload
 
@@ -85,7 +85,7 @@ class Moves:
 
     def is_last_update(self, j: int) -> bool:
         """Tell whether a unit makes the last version of its state, which must be stored."""
-        return self.updates(j) and self.units[j].minibatch == self._job(self.units[j]).last_step
+        return is_last_update(self._job(self.units[j]), self.units[j])
 
     def follows(self, j: int) -> int | None:
         """Return the unit before in the same job."""

@@ -34,7 +34,7 @@ def test_the_simulators_commands_train_the_model():
                     store.nbytes, store.places), store,
     )  # fmt: skip
     here, there = Pipe()
-    setup = Setup(CpuDevice(1 << 20), 1 << 20, 1 << 20, store.nbytes, store.places, (_job_setup(part, True),))
+    setup = Setup(CpuDevice(1 << 20), 1 << 20, 1 << 20, store.nbytes, store.places, (_job_setup(part, prepared),))
     run = Run(setup, StoreView(os.dup(store.fd), store.nbytes, store.places), None, there)
     losses, done = [], set()
     with random_state_kept():

@@ -171,14 +171,14 @@ def expected(job: TorchJob, dataloader: Any = None) -> Answer:
         for key, value in trained.state.get(parameter, {}).items()
         if isinstance(value, torch.Tensor)
     }
-    return {**dict(model.named_parameters()), **state}, tuple(losses)
+    return {**dict(model.named_parameters()), **dict(model.named_buffers()), **state}, tuple(losses)
 
 
 def found(job: TorchJob, result: RunResult) -> Answer:
     """Return what a run made of the job, in the same form."""
     trained = result.jobs[job.name]
     state = {f"{n}:{key}": value for n, entry in trained.optimizer_state.items() for key, value in entry.items()}
-    return {**dict(job.module.named_parameters()), **state}, trained.losses
+    return {**dict(job.module.named_parameters()), **dict(job.module.named_buffers()), **state}, trained.losses
 
 
 def differences(job: TorchJob, result: RunResult, answer: Answer) -> list[str]:

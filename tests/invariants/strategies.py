@@ -41,6 +41,7 @@ SHARDS = st.builds(
     output_bytes=BYTES,
     working_bytes=BYTES,
     activation_bytes=BYTES,
+    forward_updates=st.sampled_from([False, False, True]),
 )
 LINKS = st.builds(
     Link,

@@ -87,7 +87,7 @@ class Machine:
         for name, job in self._jobs.items():
             for shard in range(len(job.shards)):
                 key = BlockKey("w", name, shard, -1)
-                wanted = [(key, job.num_minibatches // job.accumulate, piece) for piece in range(_num_pieces(job, key))]
+                wanted = [(key, num_versions(job, shard), piece) for piece in range(_num_pieces(job, key))]
                 found = [[cell.label for cell in tier.get(key, [])] for tier in (self._host, self._disk)]
                 assert wanted in found, f"host memory has an old {key}"
                 if found[1] != wanted:
@@ -253,12 +253,25 @@ def needs(job: TrainingJob, unit: ShardUnit, mode: ActivationMode) -> tuple[list
     if job.update_units and not forward and n % job.accumulate:
         keys.append(BlockKey("d", job.name, shard, n - 1))
     leading = aligned(job.shards[shard].parameter_bytes)
-    reads = [(state, leading if forward or job.update_units else whole)]
+    passes = job.shards[shard].forward_updates and unit.phase is not Phase.BACKWARD
+    reads = [(state, whole if passes or not (forward or job.update_units) else leading)]
     reads += [(key, _num_pieces(job, key) * ALIGNMENT) for key in (*keys, *([] if forward else kept))]
     if forward:
-        return reads, ([] if shard == last else [BlockKey("x", job.name, shard + 1, n)]) + kept
-    made = [BlockKey("d", job.name, shard, n)] if job.update_units else [state]
+        made = [state] if passes else []
+        return reads, made + ([] if shard == last else [BlockKey("x", job.name, shard + 1, n)]) + kept
+    made = [BlockKey("d", job.name, shard, n)] if job.update_units else []
+    if passes or not job.update_units:
+        made.append(state)
     return reads, made + ([] if shard == 0 else [BlockKey("g", job.name, shard - 1, n)])
+
+
+def num_versions(job: TrainingJob, shard: int) -> int:
+    """Return how often a shard's state is changed: by steps, and by forwards, of which an L with a step is one."""
+    steps = job.num_minibatches // job.accumulate
+    if not job.shards[shard].forward_updates:
+        return steps
+    at_once = job.fused and shard == len(job.shards) - 1 and not job.update_units
+    return job.num_minibatches if at_once else job.num_minibatches + steps
 
 
 def passing_bytes(job: TrainingJob) -> int:
