@@ -34,6 +34,14 @@ POLICIES = {
     "hydra-released": ("hydra-released", HYDRA_RELEASED),
     "paper": ("sharded-lrtf", PAPER),
 }
+
+
+def cosine_with_warm_up(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 0.25, total_iters=2)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4)
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, [warm_up, cosine], [2])
+
+
 FACTORS: dict[str, list[object]] = {
     "optimizer": list(OPTIMIZERS),
     "dropout": [0.0, 0.1],
@@ -44,8 +52,13 @@ FACTORS: dict[str, list[object]] = {
     "policy": list(POLICIES),
     "two_groups": [False, True],
     "fused": [True, False],
+    "activation_mode": ["auto", "recompute", "keep", "spill"],
+    "accumulate": [1, 2],
+    "clip": [{}, {"clip_norm": 0.2}, {"clip_value": 0.01}],
+    "scheduler": [None, cosine_with_warm_up],
+    "autocast": [None, torch.bfloat16],
 }
-NUM_SAMPLED = int(os.environ.get("EXACTNESS_CASES", "1000"))  # of the 11,520 combinations, by `make exactness`
+NUM_SAMPLED = int(os.environ.get("EXACTNESS_CASES", "1000"))  # of 1.1 million combinations, by `make exactness`
 Case = tuple[object, ...]
 
 
@@ -73,15 +86,18 @@ def _pairs(case: Case) -> set[tuple[tuple[int, object], ...]]:
 
 
 def sample() -> list[Case]:
-    return Random(1).sample(list(itertools.product(*FACTORS.values())), NUM_SAMPLED)
+    random = Random(1)
+    return [tuple(map(random.choice, FACTORS.values())) for _ in range(NUM_SAMPLED)]
 
 
 def name_of(case: Case) -> str:
     """Name the shards by their number, switches by what they switch."""
-    optimizer, dropout, data, devices, cuts, prefetch, policy, two_groups, fused = case
+    optimizer, dropout, data, devices, cuts, prefetch, policy, two_groups, fused, mode, accumulate, *rest = case
     words = [optimizer, f"dropout {dropout}", data, f"{devices} devices", f"{len(cuts) + 1} shards", policy]
     words += [word for on, word in ((prefetch, "prefetch"), (two_groups, "two groups"), (not fused, "unfused")) if on]
-    return ", ".join(map(str, words))
+    clip, scheduler, autocast = rest
+    words += [mode, *clip] + [word for word in ("scheduler" if scheduler else "", autocast) if word]
+    return ", ".join(map(str, [*words, f"accumulate {accumulate}"]))
 
 
 def two_groups(
@@ -106,6 +122,8 @@ def make_job(name: str, seed: int, steps: int, case: dict[str, object]) -> Torch
         max_steps=2 * steps - 1,
         seed=seed,
         cuts=case["cuts"],
+        **{name: case[name] for name in ("activation_mode", "accumulate", "scheduler", "autocast")},
+        **case["clip"],
     )
 
 
