@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader
 
 from executor import CpuDevice, DevicePool, prepare, train
 from executor.compare_state import identical
-from hydrasim import Workload
-from hydrasim.errors import PlanError
+from hydrasim.command import Command, Kind
 from hydrasim.mechanism import PAPER, Mechanism
 from hydrasim.planning import make_plan
+from hydrasim.workload import Phase
 from tests.executor.worlds import Tokens, differences, expected, pairs, perceptron, small_job, transformer
 
 
@@ -63,12 +63,21 @@ def test_a_run_leaves_random_state_loader_and_optimizer_alone(pools):
     assert not optimizer.state
 
 
-def test_a_plan_that_keeps_activations_is_refused(pools):
-    prepared = prepare([small_job()], pools[1].devices)
-    workload = Workload(tuple(replace(job, activation_mode="keep") for job in prepared.workload.jobs))
-    plan, _ = make_plan(workload, prepared.cluster, "fifo")
-    with pytest.raises(PlanError, match="in mode keep, but the executor can only recompute activations yet"):
-        train(prepared, plan=plan, pool=pools[1])
+def test_a_plan_decides_which_activations_are_kept(pools):
+    job = small_job(steps=3, activation_mode="keep")
+    answer = expected(job)
+    prepared = prepare([job], pools[1].devices)
+    plan, _ = make_plan(prepared.workload, prepared.cluster, "fifo")
+    edited = [
+        replace(step, mode="recompute" if step.unit.minibatch == 1 and step.unit.shard == 0 else step.mode)
+        for step in plan.devices[0]
+    ]
+    commands: list[Command] = []
+    plan = replace(plan, devices=(tuple(replace(step, offset=None, evict=()) for step in edited),))
+    result = train(prepared, plan=plan, pool=pools[1], commands=commands)
+    modes = {str(c.unit): c.mode for c in commands if c.kind is Kind.COMPUTE and c.unit.phase is Phase.BACKWARD}
+    assert modes == {"A/B0#0": "keep", "A/B0#1": "recompute", "A/B0#2": "keep"}
+    assert differences(job, result, answer) == []
 
 
 def test_a_result_says_what_it_took(pools):
