@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
-from experiments.paper.solved import Answer, digest_of
+from experiments.paper.solved import Answer, digest_of, stated
 from hydrasim import Cluster, Device, Link, Plan, Shard, ShardUnit, TrainingJob, Workload
 from hydrasim.mechanism import OURS
 from hydrasim.optimum import find_optimum
@@ -47,7 +47,7 @@ class Instance:
     @property
     def digest(self) -> str:
         """A hash of all that determines the solver's answer."""
-        fields = [_VERSION, TIME_LIMIT_S, self.effects, asdict(OURS), asdict(self.workload), asdict(self.cluster)]
+        fields = [_VERSION, TIME_LIMIT_S, self.effects, asdict(OURS), stated(self.workload), asdict(self.cluster)]
         return digest_of(fields)
 
 

@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.paper.solved import Answer, Solved, digest_of
+from experiments.paper.solved import Answer, Solved, digest_of, stated
 from hydrasim.optimum import milp
 from hydrasim.optimum.problem import problem_of
 from hydrasim.presets import Kind, Preset, paper_fig7
@@ -50,7 +50,7 @@ def answers(settings: Sequence[Setting], solved: Path, *, fresh: bool) -> dict[t
 def key_of(setting: Setting, way: str) -> str:
     """Return a name for a program, with a hash of all that determines its answer."""
     preset = setting.preset(SEED)
-    fields = [_VERSION, way, TIME_LIMIT_S, largest_pieces(setting), asdict(preset.workload), asdict(preset.cluster)]
+    fields = [_VERSION, way, TIME_LIMIT_S, largest_pieces(setting), stated(preset.workload), asdict(preset.cluster)]
     return f"{setting.kind}, {setting.models} models, {setting.devices} devices, {way}, {digest_of(fields)}"
 
 

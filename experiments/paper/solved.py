@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hydrasim.disk import make_folder, write_text
+from hydrasim.files import workload_fields
+from hydrasim.workload import Workload
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
@@ -35,6 +37,11 @@ class Solved(dict[str, Answer]):
 def solved_file(figure: str) -> Path:
     """Return where the answers of a figure are kept."""
     return RESULTS / figure / "solved.json"
+
+
+def stated(workload: Workload) -> dict[str, Any]:
+    """Return what a digest takes of a workload: what its file says, which leaves out what few jobs have."""
+    return {"jobs": workload_fields(workload)["jobs"]}
 
 
 def digest_of(fields: list[Any]) -> str:
