@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 ALL = "all"
 _DOTS_PER_INCH = 120
-_RATIO = "ratio"  # what the name of a column of ratios begins with
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A figure, or `all`; without a name they are listed.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Tiny worlds: that it runs, not what it shows.")]
@@ -166,8 +165,8 @@ def check_doubling(module: ModuleType, folder: Path) -> str:
 
 def ratios(module: ModuleType, frame: pd.DataFrame) -> pd.DataFrame:
     """Return a row a ratio that the figure has: its keys, in `what` column it is, and its `value`."""
-    columns = [name for name in frame if name.startswith(_RATIO) and frame[name].dtype.kind == "f"]
-    return frame.melt(list(module.ABOUT.keys), columns, var_name="what").dropna(subset=["value"])
+    about = module.ABOUT
+    return frame.melt(list(about.keys), list(about.ratios), var_name="what").dropna(subset=["value"])
 
 
 def make_full(module: ModuleType, folder: Path) -> None:

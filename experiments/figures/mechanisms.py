@@ -67,7 +67,8 @@ RUNGS = [  # each differs from the one above it by what its name says
 def run(smoke: bool = False, *, num_minibatches: int = STEADY_MINIBATCHES) -> pd.DataFrame:
     """Return a row a rung and costs; ratio: the speedup over model parallelism that recomputes, as in Fig. 8.
 
-    half_length_fraction: how much higher that comes out with half as many mini-batches, of the rungs of ours.
+    half_length_fraction: how much higher that comes out with half as many mini-batches, of the rungs of ours; none
+    where all are simulated.
     """
     import pandas as pd
 
@@ -86,7 +87,7 @@ def run(smoke: bool = False, *, num_minibatches: int = STEADY_MINIBATCHES) -> pd
     runs = [Run(world, rung.policy) for world, (rung, _) in zip(worlds, keys, strict=True)]
     outcomes = run_all([*baselines, *runs], length)
     baseline_s = {costs: outcome.makespan_s for costs, outcome in zip(COSTS, outcomes, strict=False)}
-    ours = [run for run, (rung, _) in zip(runs, keys, strict=True) if rung.mechanism == OURS]
+    ours = [run for run, (rung, _) in zip(runs, keys, strict=True) if rung.mechanism == OURS] if length else []
     half_s = {run: outcome.makespan_s for run, outcome in zip(ours, run_all(ours, length // 2), strict=True)}
     rows = []
     for (rung, costs), world, run, outcome in zip(keys, worlds, runs, outcomes[len(COSTS) :], strict=True):

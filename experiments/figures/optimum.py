@@ -108,7 +108,7 @@ def draw(frame: pd.DataFrame, solved: Path = SOLVED) -> Figure:
     row = worst(frame)
     item = named(str(row["instance"]))
     best, lost = (
-        followed(item, Solved(solved)[item.digest]),
+        followed(item, Solved(solved).answer(item.digest, item.name)),
         make_plan(item.workload, item.cluster, POLICY, effects=item.effects)[1],
     )
     times = float(row["ratio_to_plan"])
