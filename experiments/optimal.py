@@ -40,10 +40,10 @@ TimeLimit = Annotated[
         min=0.0,
         metavar="S",
         help=f"Seconds for the solver, else {TIME_LIMITS_S['cp-sat']:g} or {TIME_LIMITS_S['milp']:g}. cp-sat counts "
-        "operations instead of the clock, one to two seconds each, so that it always gives the same answer; with "
-        "transfers its plan is polished then, for about as long again at most, counted too. For milp it is HiGHS's own "
-        "clock: it does not stop within a step, nor does building the program count. Nor do the policies, "
-        "simulated first.",
+        "operations instead of the clock, a second's worth taking one to five, so that it always gives the same "
+        "answer; with transfers its plan is polished then, for less than as long again, counted too. For milp it is "
+        "HiGHS's own clock, at which it looks between steps. Not counted is what comes before: simulating the "
+        "policies, building the program.",
     ),
 ]
 Pieces = Annotated[

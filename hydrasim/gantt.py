@@ -58,9 +58,7 @@ class _Row:
         return _ROW_INCHES[self.lane]
 
 
-def draw(
-    timelines: Sequence[tuple[str, Timeline]], path: Path | None = None, *, room_inches: float = 0.0
-) -> Figure:
+def draw(timelines: Sequence[tuple[str, Timeline]], path: Path | None = None, *, room_inches: float = 0.0) -> Figure:
     """Draw named timelines under each other; write the picture to a file when a path is given.
 
     Forward units are light, backward units dark, fused last units in between, updates darkest. Copies, sends
