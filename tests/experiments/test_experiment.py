@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from experiments import experiment
 from experiments.cli import app
-from experiments.experiment import check_doubling, draw, make, make_full, read_frame
+from experiments.experiment import check_doubling, describe, draw, make, make_full, read_frame
 from experiments.figures import About, figure, figure_names
 from hydrasim.errors import HydraError
 
@@ -72,6 +72,27 @@ def test_a_figure_leaves_its_table_its_picture_and_how_it_came_about(tmp_path):
     assert frame["fresh"].all()
     assert frame["smoke"].all()
     assert frame["wall_s"].tolist() == [0.0, 0.0]
+
+
+def test_a_table_is_told_anew_with_its_picture_and_keeps_how_it_was_made(tmp_path):
+    module = made_up(measured=True)
+    make("made-up", module, tmp_path)
+    before = json.loads((tmp_path / "run.json").read_text())
+    module.ABOUT = replace(module.ABOUT, title="Another", note="Of {count}.")
+    module.facts = lambda frame: {"count": len(frame)}
+    describe(module, tmp_path)
+    after = json.loads((tmp_path / "run.json").read_text())
+    assert after == before | {"title": "Another", "note": "Of 2."}
+    assert list(after) == list(before)
+
+
+def test_a_table_of_unknown_making_is_told(tmp_path):
+    module = made_up(measured=True)
+    make("made-up", module, tmp_path)
+    for text in ("[]", "{", "{}"):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(HydraError, match="does not say how the table was made"):
+            describe(module, tmp_path)
 
 
 def test_two_runs_give_the_same_bytes_but_for_what_is_measured(tmp_path):
