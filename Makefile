@@ -68,7 +68,7 @@ report: .venv/installed  ## one page of everything in results/ to look at, into 
 	$(BIN)/hydrasim report results --output results/report.html
 
 # Some of them: make claims QUICK=1, as CI does, or make claims NAMES="fig6-bound demo-exact"
-claims: .venv/installed  ## every claim of CLAIMS.md checked, PASS or FAIL; an hour and a half, two minutes with QUICK=1
+claims: .venv/installed  ## every claim of CLAIMS.md checked, PASS or FAIL; two hours and a bit, two minutes with QUICK=1
 	$(BIN)/python -m experiments.claims $(if $(QUICK),--quick) $(NAMES)
 
 tutorial: .venv/installed  ## run experiments/tutorial.ipynb and keep what it shows; wants the machine for itself
