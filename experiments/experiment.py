@@ -23,11 +23,10 @@ if TYPE_CHECKING:
 
 ALL = "all"
 _DOTS_PER_INCH = 120
-_RATIO = "ratio"  # what the name of a column of ratios begins with
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A figure, or `all`; without a name they are listed.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Tiny worlds: that it runs, not what it shows.")]
-DrawOnly = Annotated[bool, typer.Option("--draw-only", help="Draw again from the data that is there.")]
+DrawOnly = Annotated[bool, typer.Option("--draw-only", help="Draw and describe again what data is there.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Solve again what solvers have solved before.")]
 Doubling = Annotated[
     bool, typer.Option("--doubling", help="Also with twice as many mini-batches, to see that ratios stay.")
@@ -71,7 +70,9 @@ def experiment(
     with report.step_progress(len(names), "figures", quiet=False) as advance:
         for key in names:
             module, folder = figure(key), output / key
-            if not draw_only:
+            if draw_only:
+                describe(module, folder)
+            else:
                 make(key, module, folder, smoke=smoke, fresh=fresh)
             draw(module, folder)
             typer.echo(f"{key}: {folder / 'figure.png'}")
@@ -92,22 +93,41 @@ def make(name: str, module: ModuleType, folder: Path, *, smoke: bool = False, fr
     options = {"fresh": True} if fresh and _takes(module, "fresh") else {}
     started = time.monotonic()
     frame = module.run(smoke, **options)
+    seconds = round(time.monotonic() - started, 1)
     about = module.ABOUT
     if about.measured_columns:
         write_csv(frame[[*about.keys, *about.measured_columns]], folder / "measured.csv")
     write_csv(frame.drop(columns=list(about.measured_columns)), folder / "data.csv")
     fields = {
         "name": name,
-        "title": about.title,
-        "label": about.label,
-        "source": about.source,
-        "note": "" if smoke else note(module, frame),
+        **_told(module, frame, smoke=smoke),
         "command": f"hydrasim experiment {name}{' --smoke' if smoke else ''}",
         "smoke": smoke,
-        "seconds": round(time.monotonic() - started, 1),
+        "seconds": seconds,
         "errors": error_summary(frame),
     }
     write_text(folder / "run.json", json.dumps(fields, indent=1) + "\n")
+
+
+def describe(module: ModuleType, folder: Path) -> None:
+    """Tell anew what a table shows, as title, note and what counts as an error may have changed since it was made.
+
+    Raises:
+        HydraError: there is no table, or no word of how it came about.
+    """
+    frame, path = read_frame(module, folder), folder / "run.json"
+    try:
+        fields = json.loads(path.read_text())
+        fields |= {**_told(module, frame, smoke=fields["smoke"]), "errors": error_summary(frame)}
+    except (OSError, ValueError, KeyError, TypeError) as reason:
+        raise HydraError(f"{path} does not say how the table was made; run the figure without --draw-only.") from reason
+    write_text(path, json.dumps(fields, indent=1) + "\n")
+
+
+def _told(module: ModuleType, frame: pd.DataFrame, *, smoke: bool) -> dict[str, str]:
+    about = module.ABOUT
+    text = "" if smoke else note(module, frame)
+    return {"title": about.title, "label": about.label, "source": about.source, "note": text}
 
 
 def draw(module: ModuleType, folder: Path) -> None:
@@ -166,8 +186,8 @@ def check_doubling(module: ModuleType, folder: Path) -> str:
 
 def ratios(module: ModuleType, frame: pd.DataFrame) -> pd.DataFrame:
     """Return a row a ratio that the figure has: its keys, in `what` column it is, and its `value`."""
-    columns = [name for name in frame if name.startswith(_RATIO) and frame[name].dtype.kind == "f"]
-    return frame.melt(list(module.ABOUT.keys), columns, var_name="what").dropna(subset=["value"])
+    about = module.ABOUT
+    return frame.melt(list(about.keys), list(about.ratios), var_name="what").dropna(subset=["value"])
 
 
 def make_full(module: ModuleType, folder: Path) -> None:

@@ -14,10 +14,8 @@ import typer
 from experiments import report
 from experiments.inputs import Inputs, takes_inputs
 from experiments.options import one_of, output_option
-from hydrasim.optimum import SOLVERS, SolverName, find_optimum
-from hydrasim.optimum.cpsat import TIME_LIMIT_S as CPSAT_LIMIT_S
+from hydrasim.optimum import SOLVERS, TIME_LIMITS_S, SolverName, find_optimum
 from hydrasim.optimum.milp import PIECES_PER_JOB
-from hydrasim.optimum.milp import TIME_LIMIT_S as MILP_LIMIT_S
 
 if TYPE_CHECKING:
     from hydrasim.optimum import Optimum
@@ -26,7 +24,6 @@ _SMALLER: dict[SolverName, str] = {
     "cp-sat": "Lower minibatches, or ask for --solver milp under --effects theory, which puts units together.",
     "milp": "Lower --pieces, the most pieces that each job's units are put together into, or the number of jobs.",
 }
-LIMITS_S: dict[SolverName, float] = {"cp-sat": CPSAT_LIMIT_S, "milp": MILP_LIMIT_S}
 
 Solver = Annotated[
     str,
@@ -42,8 +39,11 @@ TimeLimit = Annotated[
         "--time-limit",
         min=0.0,
         metavar="S",
-        help=f"Seconds for the solver, else {CPSAT_LIMIT_S:g} or {MILP_LIMIT_S:g}. cp-sat counts operations instead of "
-        "the clock, one to two seconds each, so that it always gives the same answer.",
+        help=f"Seconds for the solver, else {TIME_LIMITS_S['cp-sat']:g} or {TIME_LIMITS_S['milp']:g}. cp-sat counts "
+        "operations instead of the clock, a second's worth taking one to five, so that it always gives the same "
+        "answer; with transfers its plan is polished then, for less than as long again, counted too. For milp it is "
+        "HiGHS's own clock, at which it looks between steps. Not counted is what comes before: simulating the "
+        "policies, building the program.",
     ),
 ]
 Pieces = Annotated[
@@ -78,7 +78,7 @@ def optimal(
     OPTIMAL: no plan is better, by more than a millionth of its makespan.
     """
     name = next(known for known in get_args(SolverName) if known == solver)
-    limit_s = LIMITS_S[name] if time_limit is None else time_limit
+    limit_s = TIME_LIMITS_S[name] if time_limit is None else time_limit
     with _progress(limit_s, quiet=as_json) as on_solution:
         optimum = find_optimum(
             inputs.workload, inputs.cluster, costs=inputs.costs, effects=inputs.effects, mechanism=inputs.mechanism,
@@ -155,7 +155,7 @@ def _print(optimum: Optimum, limit_s: float) -> None:
 
 @contextmanager
 def _progress(limit_s: float, *, quiet: bool) -> Iterator[Callable[[], None] | None]:
-    """Show on standard error for how long the solver has been at work, of what limit, and how many plans it found."""
+    """Show on standard error how long all has taken, the solver's limit, and how many better plans it found."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -163,7 +163,7 @@ def _progress(limit_s: float, *, quiet: bool) -> Iterator[Callable[[], None] | N
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     text = TextColumn("{task.description}, {task.completed} better plans")
-    limit = TextColumn(f"of about {limit_s:g} s")
+    limit = TextColumn(f"limit {limit_s:g} s")
     with Progress(
         SpinnerColumn(), text, TimeElapsedColumn(), limit, console=Console(stderr=True), transient=True
     ) as bar:

@@ -58,12 +58,13 @@ class _Row:
         return _ROW_INCHES[self.lane]
 
 
-def draw(timelines: Sequence[tuple[str, Timeline]], path: Path | None = None) -> Figure:
+def draw(timelines: Sequence[tuple[str, Timeline]], path: Path | None = None, *, room_inches: float = 0.0) -> Figure:
     """Draw named timelines under each other; write the picture to a file when a path is given.
 
     Forward units are light, backward units dark, fused last units in between, updates darkest. Copies, sends
     and host-side updates are thin rows under their device's computations, and the disk is a row under all
     devices; rows that would stay empty are left out. The file's format follows from its suffix (png, pdf, svg).
+    room_inches: is left empty above them, for others to draw in.
 
     Raises:
         TimelineError: there is nothing to draw. HydraError: the file cannot be written.
@@ -79,12 +80,12 @@ def draw(timelines: Sequence[tuple[str, Timeline]], path: Path | None = None) ->
     phases = _phases(timelines)
     names, columns = _legend(list(colours), phases)
     foot = _FOOT_INCHES + _LEGEND_INCHES * -(-len(names) // columns)
-    inches = sum(heights) + _HEAD_INCHES * len(heights) + foot
+    inches = room_inches + sum(heights) + _HEAD_INCHES * len(heights) + foot
     figure = Figure(figsize=(_WIDTH_INCHES, inches), facecolor="white")
     FigureCanvasAgg(figure)
     end_s = 1.005 * (max(timeline.makespan_s for _, timeline in timelines) or 1.0)
     width = _WIDTH_INCHES - _LEFT_INCHES - _RIGHT_INCHES
-    top = inches
+    top = inches - room_inches
     for (name, timeline), panel, height in zip(timelines, rows, heights, strict=True):
         top -= _HEAD_INCHES + height
         axes = figure.add_axes((_LEFT_INCHES / _WIDTH_INCHES, top / inches, width / _WIDTH_INCHES, height / inches))

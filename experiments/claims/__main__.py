@@ -27,7 +27,9 @@ def main(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Only those cheap enough for CI.")] = False,
     update: Annotated[bool, typer.Option("--update", help="Record what is found, and write CLAIMS.md.")] = False,
-    committed: Annotated[bool, typer.Option("--committed", help="Run nothing; check the files in results/.")] = False,
+    committed: Annotated[
+        bool, typer.Option("--committed", help="Run nothing; check, or with --update record, the files in results/.")
+    ] = False,
     write: Annotated[bool, typer.Option("--write", help="Run nothing; write CLAIMS.md.")] = False,
 ) -> None:
     """Run the commands of the claims and print PASS, FAIL or NOT RUN for each."""

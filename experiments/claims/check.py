@@ -8,20 +8,25 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from experiments.claims.claim import Claim, Step
+from experiments.claims.claim import Claim, Of, Step
 from hydrasim.errors import HydraError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = ROOT / "results"
 SEEN = Path(__file__).with_name("seen.json")
 _ERROR_LINES = 8  # of a command that failed
+_OF_SEVERAL: Mapping[Of, Callable[[list[float]], float]] = {
+    "median": median,
+    "largest": lambda values: max(values, key=abs),
+    "share above 1": lambda values: sum(value > 1 for value in values) / len(values),
+}
 
 Verdict = Literal["PASS", "FAIL", "NOT RUN"]
 
@@ -67,8 +72,8 @@ def check_committed(claims: Sequence[Claim], seen: Mapping[str, float], results:
             yield _judged(claim, "", results, seen.get(claim.name))
 
 
-def value_at(found: Any, path: Sequence[Step]) -> float:
-    """Follow a path of keys and of rows that match; return the number there, or the median of several.
+def value_at(found: Any, path: Sequence[Step], of: Of = "median") -> float:
+    """Follow a path of keys and of rows that match; return the number there, or what counts of several.
 
     Raises:
         ClaimError: there is no such thing, or no number.
@@ -83,7 +88,7 @@ def value_at(found: Any, path: Sequence[Step]) -> float:
             if not found:
                 raise ClaimError(f"no row has {dict(step)}.")
     try:
-        return float(median(map(float, found)) if isinstance(found, list) else found)
+        return _OF_SEVERAL[of]([float(value) for value in found]) if isinstance(found, list) else float(found)
     except (TypeError, ValueError):
         raise ClaimError(f"{found!r} is no number.") from None
 
@@ -96,7 +101,7 @@ def read_seen() -> dict[str, float]:
 
 def _judged(claim: Claim, output: str, folder: Path, seen: float | None) -> Checked:
     try:
-        found = value_at(_parsed(claim, output, folder), claim.path)
+        found = value_at(_parsed(claim, output, folder), claim.path, claim.of)
     except ClaimError as reason:
         return Checked(claim, "FAIL", reason=str(reason))
     return Checked(claim, "PASS" if claim.expected.holds(found, seen) else "FAIL", found)

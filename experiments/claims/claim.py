@@ -10,6 +10,7 @@ from typing import Literal
 Label = Literal["simulated", "emulated", "measured", "analytic"]
 Unit = Literal["", "x", "%", "yes"]
 Step = str | Mapping[str, str]
+Of = Literal["median", "largest", "share above 1"]  # several values
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,9 @@ class Claim:
 
     command: for bash, in the repository's folder; $OUT is an empty folder, and claims with the same command share a
     run. file: in $OUT, and in results/, .json or .csv; "" is the command's output, JSON. path: into it, at each step a
-    key or the rows that match; of several values the median counts. unit: how the value is printed. paper: the paper's
-    value of the same, quoted. quick: cheap enough for CI. gpu: the command needs one.
+    key or the rows that match. of: what counts of several values; "largest" is the one that is farthest from zero.
+    unit: how the value is printed. paper: the paper's value of the same, quoted. quick: cheap enough for CI. gpu: the
+    command needs one.
     """
 
     name: str
@@ -86,3 +88,4 @@ class Claim:
     paper: float | None = None
     quick: bool = False
     gpu: bool = False
+    of: Of = "median"

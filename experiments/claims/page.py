@@ -108,4 +108,5 @@ def _place(claim: Claim) -> str:
         else:
             path += "[" + ", ".join(f"{key}={value}" for key, value in step.items()) + "]"
     where = f"`$OUT/{claim.file}`" if claim.file else "the output"
-    return f"{where}, `{path}`" if path else where
+    of = "" if claim.of == "median" else f", {claim.of}"
+    return f"{where}, `{path}`{of}" if path else where

@@ -25,7 +25,8 @@ class About:
     title: a sentence. label: where its numbers come from. source: the paper's figure or table that it remakes, "" for
     none. note: where it differs from that, and why; its {fields} are filled from the module's `facts(frame)`, so that
     no number in it can go stale. measured_columns: what differs from run to run, as wall time does;
-    these are kept in measured.csv. keys: the columns that name a row.
+    these are kept in measured.csv. keys: the columns that name a row. ratios: the columns that more mini-batches should
+    not move.
     """
 
     title: str
@@ -34,6 +35,7 @@ class About:
     note: str = ""
     keys: tuple[str, ...] = ()
     measured_columns: tuple[str, ...] = ()
+    ratios: tuple[str, ...] = ("ratio",)
 
 
 def note(module: ModuleType, frame: pd.DataFrame) -> str:

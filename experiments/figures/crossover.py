@@ -33,19 +33,21 @@ ABOUT = About(
     keys=("model", "link_gb_per_s", "num_jobs", "num_devices", "costs"),
     note="When not to use SHARP: with fewer jobs than devices, as devices without a job idle: in {num_few_lost} of "
     "{num_few} such fields a rival is sooner done, up to {few_times} times as fast; and for a model that fits the "
-    "devices together but not one of them, where with more than one device SHARP has {together_low} to "
-    "{together_high} of the best rival's throughput. Where a model fits one device, it has {one_low} to {one_high} "
-    "times that of plain task parallelism, a job a device at a time, with at least as many jobs as devices: nothing to "
-    "gain. When to use it: with at least as many jobs as devices where a model does not fit all of them together, and "
-    "fast links: {none_50} times the best rival's throughput at 50 GB/s and {none_25} at 25. At 12 and 6 GB/s it is "
-    "{none_12} and {none_6}, as SHARP copies parameters in fp32, to update them on the device, and ZeRO-3 in half. "
-    "SHARP is taken at the better of resident-lrtf and fifo; the former takes up "
-    "to {policy_times} times as long as the latter. Rivals are at their best of {num_settings} settings and of 1, 2, "
-    "4 or 8 groups of devices that train jobs beside each other; FSDP and ZeRO-3 gather and reduce in half, DDP "
-    "reduces in fp32. Simulated are {minibatches} mini-batches of each of SHARP's jobs, {rival_minibatches} of rivals "
-    "whose mini-batches are alike, and {sharing_minibatches} of offloading ones beside each other; a difference of "
-    "two lengths extends them to {full_minibatches}. Held fixed: A100s of 40 GB, two a PCIe switch, NVSwitch, host "
-    "memory without end, autocast, SGD, mini-batches of 16 sequences of 512 tokens. Without NVSwitch the rivals would "
+    "devices together but not one of them, where with more than one device SHARP has {together_low} to {together_high} "
+    "of the best rival's throughput. Where a model fits one device, it has {one_low} to {one_high} times that of plain "
+    "task parallelism, a job a device at a time, with at least as many jobs as devices: nothing to gain. When to use "
+    "it: with at least as many jobs as devices where a model does not fit all of them together, and fast links: "
+    "{none_50} times the best rival's throughput at 50 GB/s and {none_25} at 25. At 12 and 6 GB/s it is {none_12} and "
+    "{none_6}, as SHARP copies parameters in fp32, to update them on the device, and ZeRO-3 in half. The map shows the "
+    "soonest only: of its {num_fields} fields {beaten}. SHARP is taken at the better of resident-lrtf and fifo; the "
+    "former takes up to {policy_times} times as long as the latter, and by itself is not sooner than the best rival in "
+    "{num_fifo} of the {num_won} fields that SHARP wins. That the two blues alternate is how resident-lrtf behaves, "
+    "and does not vanish in longer runs. Rivals are at their best of {num_settings} settings and of 1, 2, 4 or 8 "
+    "groups of devices that train jobs beside each other; FSDP and ZeRO-3 gather and reduce in half, DDP reduces in "
+    "fp32. Simulated are {minibatches} mini-batches of each of SHARP's jobs, {rival_minibatches} of rivals whose "
+    "mini-batches are alike, and {sharing_minibatches} of offloading ones beside each other; a difference of two "
+    "lengths extends them to {full_minibatches}. Held fixed: A100s of 40 GB, two a PCIe switch, NVSwitch, host memory "
+    "without end, autocast, SGD, mini-batches of 16 sequences of 512 tokens. Without NVSwitch the rivals would "
     "exchange layers over the links too.",
 )
 
@@ -57,7 +59,7 @@ _MACHINE, _BATCH_SIZE, _NUM_MINIBATCHES = MACHINES["8xa100-40gb"], 16, 1000
 _MODELS = {  # blocks of GPT-J's width; shards for the rivals to gather or to make stages of
     "1B: fits one device": (4, 6),
     "6B: fits two together": (28, 8),
-    "41B: not even eight": (200, 40),
+    "41B: fits not even eight": (200, 40),
 }
 _LINKS_GB, _JOBS, _DEVICES = (6, 12, 25, 50), (1, 2, 4, 8, 16), (1, 2, 4, 8)
 # Mini-batches of each of SHARP's jobs. Who stays with a job as long as two loads take does so for tens of them where a
@@ -82,9 +84,10 @@ _EVEN_FRACTION, _EVEN_HATCH = 0.005, "//"
 _SHARP, _FIFO = "SHARP", "SHARP, by fifo alone"
 _POLICIES = {_SHARP: "resident-lrtf", _FIFO: "fifo"}
 _COLOURS = {  # from Okabe and Ito
-    _SHARP: "#56B4E9", _FIFO: "#BBDFF5", _TASK: "#BBBBBB", "DDP": "#E69F00", "FSDP": "#009E73",
+    _SHARP: "#4A90D9", _FIFO: "#C4E3FA", _TASK: "#BBBBBB", "DDP": "#E69F00", "FSDP": "#009E73",
     "GPipe": "#CC79A7", "FSDP offload": "#F0E442", "ZeRO-3 offload": "#D55E00",
 }  # fmt: skip
+_NAMES = {_SHARP: "SHARP, by resident-lrtf", _FIFO: "SHARP, but by fifo alone"}  # in the legend
 
 Place = tuple[str, int, int]  # model, link, number of devices
 Rival = tuple[Place, str, str, int]  # name, setting, and number of groups of devices that train jobs beside each other
@@ -218,6 +221,7 @@ def facts(frame: pd.DataFrame) -> dict[str, str]:
     few = frame[frame["num_jobs"] < frame["num_devices"]]
     enough = frame["num_jobs"] >= frame["num_devices"]
     lost = few[~few["even"] & ~few["winner"].isin(_POLICIES)]
+    won = frame["winner"].isin(_POLICIES)
     each = (frame["simulated_minibatches"] / frame["num_jobs"]).groupby(frame["model"], sort=False).first()
     spans = {"together": together & several, "one": one & enough}
     missing = ~one & ~together & enough | together & ~several
@@ -229,6 +233,10 @@ def facts(frame: pd.DataFrame) -> dict[str, str]:
         **{f"{name}_low": f"{ratio[rows].min():.2f}" for name, rows in spans.items()},
         **{f"{name}_high": f"{ratio[rows].max():.2f}" for name, rows in spans.items()},
         **{f"none_{link}": f"{found.min():.2f} to {found.max():.2f}" for link, found in by_link.items()},
+        "num_fields": str(len(frame)),
+        "num_won": str(int(won.sum())),
+        "num_fifo": str(int((frame["winner"] == _FIFO).sum())),
+        "beaten": beaten(frame),
         "policy_times": f"{(frame[f'{_SHARP} hours'] / frame[f'{_FIFO} hours']).max():.1f}",
         "num_settings": str(sum(map(len, _RIVALS.values()))),
         "minibatches": ", ".join(f"{each[model]:.0f} ({model.partition(':')[0]})" for model in _MODELS),
@@ -236,6 +244,15 @@ def facts(frame: pd.DataFrame) -> dict[str, str]:
         "sharing_minibatches": str(_SHARING_LENGTH),
         "full_minibatches": str(_NUM_MINIBATCHES),
     }
+
+
+def beaten(frame: pd.DataFrame) -> str:
+    """Say in how many fields each of the paper's kinds of rivals is sooner done than SHARP, as the best or not."""
+    least = frame[[f"{name} hours" for name in _POLICIES]].min(axis=1)
+    names = ("GPipe", "FSDP", "ZeRO-3 offload")
+    counts = [int((frame[f"{name} hours"] < least * (1 - _EVEN_FRACTION)).sum()) for name in names]
+    first, *others = zip(names, counts, strict=True)
+    return ", ".join([f"{first[0]} beats SHARP in {first[1]}", *(f"{name} in {count}" for name, count in others)])
 
 
 def draw(frame: pd.DataFrame) -> Figure:
@@ -250,12 +267,15 @@ def draw(frame: pd.DataFrame) -> Figure:
             _panel(axes, frame[(frame["model"] == model) & (frame["link_gb_per_s"] == link)])
             axes.set_title(f"{model}\nlinks of {link} GB/s", fontsize=9)
     shown = [name for name in _COLOURS if name in set(frame["winner"])]
-    handles = [Patch(facecolor=_COLOURS[name], edgecolor="black", linewidth=0.5, label=name) for name in shown]
-    as_fast = f"SHARP is as fast, within {_EVEN_FRACTION:.1%}"
+    handles = [
+        Patch(facecolor=_COLOURS[name], edgecolor="black", linewidth=0.5, label=_NAMES.get(name, name))
+        for name in shown
+    ]
+    as_fast = f"hatched: SHARP is as fast, within {_EVEN_FRACTION:.1%}"
     handles.append(Patch(facecolor="white", edgecolor="black", linewidth=0.5, hatch=_EVEN_HATCH, label=as_fast))
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False,
-        title="soonest done; number: throughput of SHARP, by the better of two policies, / best rival",
+        handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=11, title_fontsize=11,
+        title="colour: who is soonest done; number: throughput of SHARP, by the better of two policies, / best rival's",
     )  # fmt: skip
     return figure
 
@@ -266,7 +286,7 @@ def _panel(axes: Axes, frame: pd.DataFrame) -> None:
         x, y = devices.index(row["num_devices"]), jobs.index(row["num_jobs"])
         axes.add_patch(_field(x, y, _COLOURS[row["winner"]], _EVEN_HATCH if row["even"] else ""))
         text = "alone" if math.isnan(row["ratio"]) else f"{row['ratio']:.2f}"
-        axes.text(x, y, text, ha="center", va="center", fontsize=8)
+        axes.text(x, y, text, ha="center", va="center", fontsize=9)
     axes.set_xlim(-0.5, len(devices) - 0.5)
     axes.set_ylim(-0.5, len(jobs) - 0.5)
     axes.set_xticks(range(len(devices)), [str(count) for count in devices])

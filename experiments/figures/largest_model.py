@@ -15,7 +15,7 @@ from experiments.figures import About
 from experiments.paper.counting import ModelSpec, Precision, count_layers
 from experiments.paper.drawing import new_figure
 from experiments.paper.table import cell
-from hydrasim.cluster import Cluster, Device
+from hydrasim.cluster import GIB, Cluster, Device
 from hydrasim.errors import HydraError
 from hydrasim.machines import MACHINES
 from hydrasim.mechanism import DEFAULT_EFFECTS, PAPER
@@ -196,6 +196,8 @@ def _bars(axes: Axes, frame: pd.DataFrame) -> None:
 
 
 def _sizes(frame: pd.DataFrame, card: str) -> str:
-    """Return a machine's memory in words."""
+    """Return a machine's memory in words: nominal of the card, of which CUDA reports a little less."""
     row = frame[frame["card"] == card].iloc[0]
-    return f"{row['device_memory_bytes'] / 1e9:.0f} GB, host {row['host_memory_bytes'] / 1e9:.0f} GB"
+    host = int(row["host_memory_bytes"])
+    of_host = f"{host // GIB} GiB" if host % GIB == 0 else f"{host / 1e9:.0f} GB"
+    return f"{math.ceil(row['device_memory_bytes'] / GIB)} GB, host {of_host}"

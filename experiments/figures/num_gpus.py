@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from experiments.figures import About
 from experiments.paper.runs import SMOKE_MINIBATCHES, STEADY_MINIBATCHES
-from experiments.paper.scaling import BASELINES, Point, draw_scaling, facts, scaling
+from experiments.paper.scaling import BASELINES, RATIOS, Point, draw_scaling, facts, scaling
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +19,7 @@ ABOUT = About(
     label="simulated",
     source="Fig. 9B (2022)",
     keys=("num_gpus", "costs"),
+    ratios=RATIOS,
     note="Speedups level off at the number of models, as the paper's do. A model is one shard, of which Hydra "
     "recomputes nothing, so over a baseline that recomputes it can gain more than there are devices. Batch size, which "
     "the paper does not say, is 16. Our baseline keeps 1/GPUs busy but for hops, the paper's less. " + BASELINES,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from experiments.figures import About
 from experiments.paper.runs import SMOKE_MINIBATCHES, STEADY_MINIBATCHES
-from experiments.paper.scaling import BASELINES, Point, draw_scaling, facts, scaling
+from experiments.paper.scaling import BASELINES, RATIOS, Point, draw_scaling, facts, scaling
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +19,7 @@ ABOUT = About(
     label="simulated",
     source="Fig. 9A (2022)",
     keys=("num_models", "costs"),
+    ratios=RATIOS,
     note="As the paper, Hydra gains with models up to the number of devices. A model is one shard, of which it "
     "recomputes nothing, so over a baseline that recomputes it can gain more than eight. Batch size, which the paper "
     "does not say, is 16. With nothing fitted, copies on links that two cards share are waited for. " + BASELINES,

@@ -34,6 +34,7 @@ ABOUT = About(
 SOLVED = solved_file("optimum")
 NUM_SMOKE = 4  # worlds, each with and without transfers
 POLICY = "sharded-lrtf"  # of which the worst instance is shown
+_STRIPS_INCHES = 5.6  # above that instance's timelines
 
 
 def run(smoke: bool = False, fresh: bool = False, solved: Path = SOLVED) -> pd.DataFrame:
@@ -99,33 +100,24 @@ def worst(frame: pd.DataFrame, policy: str = POLICY) -> pd.Series[Any]:
 
 def draw(frame: pd.DataFrame, solved: Path = SOLVED) -> Figure:
     """Draw the ratios of every policy, and under them the instance where Sharded-LRTF loses most beside its optimum."""
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     from hydrasim import gantt
 
     row = worst(frame)
     item = named(str(row["instance"]))
     best, lost = (
-        followed(item, Solved(solved)[item.digest]),
+        followed(item, Solved(solved).answer(item.digest, item.name)),
         make_plan(item.workload, item.cluster, POLICY, effects=item.effects)[1],
     )
     times = float(row["ratio_to_plan"])
-    picture = gantt.draw([(f"best plan of {item.name}", best), (f"{POLICY}, {times:.2f} times as long", lost)])
-    canvas = FigureCanvasAgg(picture)
-    canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())
-    height = 12 * pixels.shape[0] / pixels.shape[1]
-    figure = Figure(figsize=(12, 5.2 + height), facecolor="white", layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[5.2, height])
-    left, right = top.subplots(1, 2, sharey=True)
+    named_plans = [(f"best plan of {item.name}", best), (f"{POLICY}, {times:.2f} times as long", lost)]
+    figure = gantt.draw(named_plans, room_inches=_STRIPS_INCHES)
     order = list(frame.groupby("policy")["ratio"].median().sort_values().index)
-    for axes, transfers in ((left, False), (right, True)):
+    bottom, top = (1 - inches / figure.get_figheight() for inches in (_STRIPS_INCHES - 0.5, 0.35))
+    for left, transfers in ((0.16, False), (0.59, True)):
+        axes = figure.add_axes((left, bottom, 0.39, top - bottom))
         _strips(axes, frame[frame["transfers"] == transfers], order, with_text="with" if transfers else "without")
-    axes = bottom.subplots()
-    axes.imshow(pixels)
-    axes.axis("off")
+        if transfers:
+            axes.set_yticklabels([])
     return figure
 
 
@@ -149,7 +141,7 @@ def _strips(axes: Axes, frame: pd.DataFrame, order: list[str], with_text: str) -
     axes.set_xscale("log")
     axes.set_xticks([1, 1.5, 2, 3, 4], ["1", "1.5", "2", "3", "4"])
     axes.minorticks_off()
-    axes.set_xlabel("makespan / optimum (hollow: / bound); bar: median; simulated", fontsize=9)
+    axes.set_xlabel("makespan / optimum (hollow: / bound); bar: median; simulated", fontsize=10)
     axes.invert_yaxis()
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)

@@ -47,6 +47,7 @@ PAPER_SPEEDUP = {
     ("8x2080ti", "model parallelism"): 7.46,
     ("8x2080ti", "GPipe"): 7.46 / 3.89,
 }
+_BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # of numbers, so that no line goes through them
 
 
 class _Key(NamedTuple):
@@ -116,10 +117,12 @@ def facts(frame: pd.DataFrame) -> dict[str, str]:
 def draw(frame: pd.DataFrame) -> Figure:
     """Draw speedups by pair of precisions, a row a rival, a column a machine, with the paper's as a line."""
     machines, rivals = list(dict.fromkeys(frame["machine"])), list(dict.fromkeys(frame["rival"]))
-    figure = new_figure(len(rivals), len(machines), width=5.5 * len(machines), height=3.0)
+    figure = new_figure(len(rivals), len(machines), width=5.5 * len(machines), height=3.4)
     for axes, (rival, machine) in zip(figure.axes, product(rivals, machines), strict=True):
-        _bars(axes, frame[(frame["machine"] == machine) & (frame["rival"] == rival)])
-        axes.set_title(f"over {rival}, {machine}", fontsize=9, loc="left")
+        rows = frame[frame["rival"] == rival]
+        _bars(axes, rows[rows["machine"] == machine])
+        axes.set_ylim(0, 1.12 * rows["ratio"].max())
+        axes.set_title(f"over {rival}, {machine}", fontsize=10, loc="left")
         axes.set_ylabel("speedup")
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
@@ -132,14 +135,14 @@ def _bars(axes: Axes, part: pd.DataFrame) -> None:
         rows = part[part["costs"] == costs]
         places = [place + (order - (len(series) - 1) / 2) * 0.4 for place in range(len(rows))]
         bars = axes.bar(places, rows["ratio"], 0.4, color=COLOURS[costs], label=NAMES[costs])
-        axes.bar_label(bars, [f"{ratio:.2f}" for ratio in rows["ratio"]], fontsize=6, padding=1)
+        axes.bar_label(bars, [f"{ratio:.2f}" for ratio in rows["ratio"]], fontsize=9, padding=1, bbox=_BEHIND)
     texts = [
         f"Hydra {row.hydra_precision},\nrival {row.rival_precision}{' *' if _as_released(row) else ''}"
         for row in part.drop_duplicates(["hydra_precision", "rival_precision"]).itertuples()
     ]
-    axes.set_xticks(range(len(texts)), texts, fontsize=7)
-    axes.axhline(part["paper_ratio"].iloc[0], color=COLOURS["paper"], label=NAMES["paper"])
-    axes.set_xlabel("* as the released code has it", fontsize=7)
+    axes.set_xticks(range(len(texts)), texts, fontsize=8)
+    axes.axhline(part["paper_ratio"].iloc[0], color=COLOURS["paper"], label=NAMES["paper"], zorder=0)
+    axes.set_xlabel("* as the released code has it", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -28,6 +28,7 @@ BASELINES = (
     "(see end-to-end): neither assumption fits all figures. With nothing fitted ({fraction_free}) errors are "
     "{errors_free} and {errors_free_keeping}."
 )
+RATIOS = ("ratio", "ratio_keeping")  # that the figures have
 _BARS = {
     "ratio": "speedup over model\nparallelism, recomputing",
     "ratio_keeping": "speedup over model\nparallelism, keeping",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydrasim.disk import make_folder, write_text
+from hydrasim.errors import HydraError
 from hydrasim.files import workload_fields
 from hydrasim.workload import Workload
 
@@ -26,6 +27,19 @@ class Solved(dict[str, Answer]):
     def __init__(self, path: Path) -> None:
         super().__init__(json.loads(path.read_text()) if path.exists() else {})
         self._path = path
+
+    def answer(self, key: str, of: str) -> Answer:
+        """Return an answer; of: what it is called.
+
+        Raises:
+            HydraError: the file has none.
+        """
+        if key not in self:
+            raise HydraError(
+                f"{self._path} holds no answer for {of} as it is now; run the figure without --draw-only, which solves "
+                "what is missing, or with --fresh, which solves all again."
+            )
+        return self[key]
 
     def keep(self, key: str, answer: Answer) -> None:
         """Add an answer, and write the file."""

@@ -35,8 +35,8 @@ def solve(
     """Search for the least makespan, starting from a guess: where and when a simulation ran each piece.
 
     makespan_s: what the guess came to; longer ones are not looked for. moves: the switch times, if any.
-    time_limit_s: in the solver's deterministic time, about a second each: it counts operations, and not the clock, so
-    that the same input always gives the same answer.
+    time_limit_s: in the solver's deterministic time, one to five seconds each: it counts operations, and not the
+    clock, so that the same input always gives the same answer.
     """
     model = CpModel(problem, guess, makespan_s, moves)
     return model.solve(time_limit_s, on_solution)

@@ -70,7 +70,8 @@ def solve(
     Pieces of several units start from longest-remaining-time first instead, as no policy's plan keeps them whole.
 
     The bound is one of all plans only where each piece is a single unit: pieces are kept whole, which plans need not.
-    time_limit_s: by the clock, since HiGHS has no other; a search that ends before it is deterministic.
+    time_limit_s: by the clock, since HiGHS has no other; a search that ends before it is deterministic. It is HiGHS's
+    own: building the program comes before, and it looks at its clock between steps, which take long in large programs.
     warm_start: False keeps the start from the solver, as the paper's had none: neither as a solution, nor as the
     makespan that others must not exceed. Its horizon is then all work in turn, which any plan can keep to.
     """

@@ -32,9 +32,11 @@ SolverName = Literal["cp-sat", "milp"]
 Status = Literal["OPTIMAL", "FEASIBLE"]
 
 SOLVERS: tuple[SolverName, ...] = get_args(SolverName)
+TIME_LIMITS_S: dict[SolverName, float] = {"cp-sat": cpsat.TIME_LIMIT_S, "milp": milp.TIME_LIMIT_S}  # by default
 PROVEN_FRACTION = 1e-6  # a gap that is rounding; HiGHS proves no finer one
 _NUM_SIMULATED = 20  # of a solver's solutions, the best ones
-_NUM_TRIALS = 2000  # simulations of neighbours, some milliseconds each
+_NUM_TRIALS = 2000  # simulations of neighbours at most
+_UNITS_PER_S = 5000  # units that neighbours are simulated with, by second of the limit: less than a second of the clock
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,9 @@ def find_optimum(
     starts from it, unless the problem is too large for it, and its solutions are simulated too. What is published is
     the best plan that was simulated, under these effects and this mechanism.
 
-    time_limit_s: of the solver; None for its default. pieces_per_job: for "milp" alone. on_solution: called whenever
-    the solver finds a better one.
+    time_limit_s: of the solver; None for its default. With transfers the best plan is polished afterwards, for about as
+    long at most, counted in simulated units. pieces_per_job: for "milp" alone. on_solution: called whenever the solver
+    finds a better one.
 
     Raises:
         HydraError: the effects are "noise", where luck has no bound, or the solver knows no such effects; no policy can
@@ -111,17 +114,17 @@ def find_optimum(
     warm_start = min(planned, key=lambda name: planned[name][1].makespan_s)
     best, bounds = planned[warm_start], lower_bounds(workload, cluster, costs, effects)
     model = Model("the best policy meets a lower bound", "NOT NEEDED")
+    limit_s = TIME_LIMITS_S[solver] if time_limit_s is None else time_limit_s
     if not _proven(best[1].makespan_s, bounds):
         problem = problem_of(workload, cluster, costs, pieces_per_job if solver == "milp" else None)
-        refusal = milp.refusal(problem) if solver == "milp" else cpsat.refusal(problem, switching=world.transfers)
-        if refusal:
-            model = Model(refusal, "REFUSED", num_pieces=len(problem.pieces))
+        if refused := _refused(world, problem, solver):
+            model = refused
         else:
-            found = _solve(world, problem, solver, best[1], time_limit_s, on_solution)
+            found = _solve(world, problem, solver, best[1], limit_s, on_solution)
             model = found.model
             if found.bound_s:
                 bounds[solver] = found.bound_s
-            best = _best(world, best, _simulated(world, problem, found, solver), bounds, solver)
+            best = _best(world, best, _simulated(world, problem, found, solver), bounds, solver, limit_s)
     plan, timeline = best
     proven = _proven(timeline.makespan_s, bounds)
     seconds = {name: made[1].makespan_s for name, made in planned.items()}
@@ -199,18 +202,28 @@ def _policy_plans(world: _World) -> dict[str, tuple[Plan, Timeline]]:
     return planned
 
 
+def _refused(world: _World, problem: Problem, solver: SolverName) -> Model | None:
+    """Return the size of a problem that is too large for the solver, as far as it is known unbuilt, and the reason."""
+    if solver == "milp":
+        size, reason = milp.size_of(problem), milp.refusal(problem)
+        refused = Model(reason, "REFUSED", None, None, size.num_pieces, size.num_variables, size.num_constraints)
+    else:
+        reason = cpsat.refusal(problem, switching=world.transfers)
+        refused = Model(reason, "REFUSED", num_pieces=len(problem.pieces))
+    return refused if reason else None
+
+
 def _solve(
     world: _World,
     problem: Problem,
     solver: SolverName,
     timeline: Timeline,
-    time_limit_s: float | None,
+    limit_s: float,
     on_solution: Callable[[], None] | None,
 ) -> Found:
     guess = guess_of(problem, timeline)
     if solver == "milp":
-        return milp.solve(problem, guess, milp.TIME_LIMIT_S if time_limit_s is None else time_limit_s)
-    limit_s = cpsat.TIME_LIMIT_S if time_limit_s is None else time_limit_s
+        return milp.solve(problem, guess, limit_s)
     moves = None
     if world.transfers:
         moves = Moves(problem, world.workload, world.cluster, world.costs, prefetch=world.mechanism.prefetch)
@@ -238,15 +251,18 @@ def _best(
     made: Sequence[tuple[Plan, Timeline]],
     bounds: Mapping[str, float],
     name: str,
+    limit_s: float,
 ) -> tuple[Plan, Timeline]:
     """Return the best plan, polished where transfers may leave something to gain; named if it is better than the start.
 
-    start: what the solver began with. made: what it found.
+    start: what the solver began with. made: what it found. limit_s: bounds the polishing, by what it simulates and not
+    by the clock, so that the same input always gives the same plan.
     """
     plan, timeline = min([start, *made], key=lambda plan: plan[1].makespan_s)
     if world.transfers and not _proven(timeline.makespan_s, bounds):
         bare = replace(plan, devices=tuple(tuple(Step(s.unit) for s in steps) for steps in plan.devices))
-        polished = world.planned(FollowPlan(polish(bare, world.makespan_s, max(bounds.values()), _NUM_TRIALS)))
+        num_trials = min(_NUM_TRIALS, int(limit_s * _UNITS_PER_S / world.workload.num_units))
+        polished = world.planned(FollowPlan(polish(bare, world.makespan_s, max(bounds.values()), num_trials)))
         if polished[1].makespan_s < timeline.makespan_s:
             plan, timeline = polished
     return (replace(plan, policy=name), timeline) if timeline.makespan_s < start[1].makespan_s else start

@@ -55,6 +55,18 @@ def test_value_is_found_by_keys_and_rows():
     assert value_at(7, ()) == 7.0
 
 
+def test_what_counts_of_several_values_is_said():
+    errors = [{"error": "0.5"}, {"error": "-2"}, {"error": "1.5"}, {"error": "1"}]
+    assert value_at(errors, ("error",)) == 0.75
+    assert value_at(errors, ("error",), "largest") == -2.0
+    assert value_at(errors, ("error",), "share above 1") == 0.25
+
+
+def test_the_page_says_what_counts_of_several_values():
+    several = claim(file="data.csv", path=("ratio",), of="largest")
+    assert "- seven: `$OUT/data.csv`, `ratio`, largest" in markdown([several], {})
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [

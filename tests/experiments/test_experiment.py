@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 
 import pandas as pd
@@ -13,16 +14,20 @@ from typer.testing import CliRunner
 
 from experiments import experiment
 from experiments.cli import app
-from experiments.experiment import check_doubling, draw, make, make_full, read_frame
+from experiments.experiment import check_doubling, describe, draw, make, make_full, read_frame
 from experiments.figures import About, figure, figure_names
 from hydrasim.errors import HydraError
+
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 def made_up(measured: bool = False) -> ModuleType:
     """A figure of two points whose ratio depends a little on how long it runs."""
     module = ModuleType("made_up")
     columns = ("wall_s",) if measured else ()
-    module.ABOUT = About("Made up", "simulated", keys=("x",), measured_columns=columns)
+    module.ABOUT = About(
+        "Made up", "simulated", keys=("x",), measured_columns=columns, ratios=("ratio", "ratio_keeping")
+    )
     calls: list[float] = []
 
     def run(smoke: bool = False, *, num_minibatches: int = 200, fresh: bool = False) -> pd.DataFrame:
@@ -69,6 +74,27 @@ def test_a_figure_leaves_its_table_its_picture_and_how_it_came_about(tmp_path):
     assert frame["wall_s"].tolist() == [0.0, 0.0]
 
 
+def test_a_table_is_told_anew_with_its_picture_and_keeps_how_it_was_made(tmp_path):
+    module = made_up(measured=True)
+    make("made-up", module, tmp_path)
+    before = json.loads((tmp_path / "run.json").read_text())
+    module.ABOUT = replace(module.ABOUT, title="Another", note="Of {count}.")
+    module.facts = lambda frame: {"count": len(frame)}
+    describe(module, tmp_path)
+    after = json.loads((tmp_path / "run.json").read_text())
+    assert after == before | {"title": "Another", "note": "Of 2."}
+    assert list(after) == list(before)
+
+
+def test_a_table_of_unknown_making_is_told(tmp_path):
+    module = made_up(measured=True)
+    make("made-up", module, tmp_path)
+    for text in ("[]", "{", "{}"):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(HydraError, match="does not say how the table was made"):
+            describe(module, tmp_path)
+
+
 def test_two_runs_give_the_same_bytes_but_for_what_is_measured(tmp_path):
     module = made_up(measured=True)
     for folder in ("one", "two"):
@@ -89,6 +115,24 @@ def test_doubling_says_how_far_each_ratio_moves_and_full_runs_all(tmp_path):
     assert said == "with twice as many mini-batches no ratio moves by more than 0.25 %, ratio_keeping at 2."
     make_full(module, tmp_path)
     assert pd.read_csv(tmp_path / "full.csv")["ratio"].tolist() == [2.0, 4.0]
+
+
+def test_the_spread_of_a_ratio_is_no_ratio_of_its_own(tmp_path):
+    # ratio_std, of a policy that draws nothing, is 0: half as much again of it is infinitely much
+    module = made_up()
+    module.ABOUT = replace(module.ABOUT, ratios=("ratio",))
+    ran = module.run
+    module.run = lambda smoke=False, **options: ran(smoke, **options).assign(ratio_std=0.0)
+    make("made-up", module, tmp_path)
+    assert check_doubling(module, tmp_path).endswith("0.12 %, ratio at 1.")
+    assert set(pd.read_csv(tmp_path / "doubling.csv")["what"]) == {"ratio"}
+
+
+def test_every_figure_names_ratios_that_its_table_has():
+    for name in figure_names():
+        table = pd.read_csv(RESULTS / name / "data.csv")
+        if "num_minibatches" in inspect.signature(figure(name).run).parameters:
+            assert set(figure(name).ABOUT.ratios) <= set(table.columns), name
 
 
 def test_the_table_can_be_drawn_again_and_a_missing_one_is_told(tmp_path):

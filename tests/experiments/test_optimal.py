@@ -88,6 +88,8 @@ def test_what_is_too_large_for_the_solver_still_has_status_bound_and_gap(solver,
     assert [found[key] for key in ("status", "makespan_s", "bound_s")] == ["FEASIBLE", 7.0, 6.0]
     assert (found["model"]["status"], found["planned_by"]) == ("REFUSED", found["warm_start"])
     assert found["refused"].startswith(size)
+    if solver == "milp":
+        assert f"{found['model']['num_variables']} variables and {found['model']['num_constraints']} constr" in size
     lines = run(command).stdout.splitlines()
     assert f"no solver was tried: {found['refused']}" in lines
     assert lines[-1].startswith("simulated: FEASIBLE, makespan 7.00 s, bound 6.00 s, gap 14.29 %; ")

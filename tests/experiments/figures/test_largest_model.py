@@ -1,9 +1,10 @@
 """The largest model: a bisection over what the code accepts, on stacks that are counted as if built."""
 
+import pandas as pd
 import pytest
 
 from experiments.figures import largest_model
-from experiments.figures.largest_model import PAPER_PARAMETERS, RESIDENT, SPILLING, WAYS, cards, largest, stack
+from experiments.figures.largest_model import PAPER_PARAMETERS, RESIDENT, SPILLING, WAYS, _sizes, cards, largest, stack
 from experiments.paper.counting import ModelSpec, count_layers
 from hydrasim.cluster import Cluster, Device
 from hydrasim.errors import HydraError, SystemRefused
@@ -67,6 +68,20 @@ def test_the_claims_are_those_of_the_readme(frame):
     assert set(claims["card"]) == {"K80"}
     assert PAPER_PARAMETERS == {("K80", RESIDENT): 850e6, ("K80", SPILLING): 110e9}
     assert cards()["K80"].host_memory_bytes == 500 * 10**9
+
+
+def test_a_card_is_labelled_by_its_nominal_memory_and_a_host_as_it_is_sold():
+    found = {
+        card: _sizes(pd.DataFrame([{
+            "card": card, "device_memory_bytes": cluster.devices[0].memory_bytes,
+            "host_memory_bytes": cluster.host_memory_bytes,
+        }]), card)
+        for card, cluster in cards().items()
+    }  # fmt: skip
+    assert found == {
+        "K80": "12 GB, host 500 GB", "GTX 1080 Ti": "11 GB, host 512 GiB", "RTX 2080 Ti": "11 GB, host 500 GB",
+        "RTX 4090": "24 GB, host 64 GiB", "A100 40GB": "40 GB, host 1152 GiB", "H100 SXM": "80 GB, host 1800 GiB",
+    }  # fmt: skip
 
 
 def test_draws_a_panel_for_each_precision(frame):

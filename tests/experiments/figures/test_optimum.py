@@ -111,6 +111,13 @@ def test_the_picture_shows_where_lrtf_loses_most(solved):
     assert any(title.startswith("with transfers: ") for title in titles)
 
 
+def test_drawing_without_the_answer_to_draw_is_told(solved):
+    frame = optimum.run(smoke=True, solved=solved)
+    solved.write_text("{}")
+    with pytest.raises(HydraError, match="holds no answer for transfers-"):
+        optimum.draw(frame, solved)
+
+
 def test_the_published_note_is_that_of_the_published_table():
     folder = optimum.SOLVED.parent
     assert json.loads((folder / "run.json").read_text())["note"] == note(optimum, read_frame(optimum, folder))

@@ -73,6 +73,21 @@ def test_two_searches_give_one_plan():
     assert first == second
 
 
+def test_polishing_keeps_to_the_limit_too(monkeypatch: pytest.MonkeyPatch):
+    # each trial simulates all units once; a hundredth of a second of the limit is 50 of them
+    jobs = workload(*(heavy(name, shards=2, compute_s=16.0 + index) for index, name in enumerate("ABCDE")))
+    given: list[int] = []
+
+    def polish(plan: Plan, makespan_s: object, bound_s: float, num_trials: int) -> Plan:
+        given.append(num_trials)
+        return plan
+
+    monkeypatch.setattr(solution, "polish", polish)
+    for limit_s in (0.01, 0.02):
+        find_optimum(jobs, devices(3, blocks=1, link=BYTE_A_SECOND), effects="transfers", time_limit_s=limit_s)
+    assert given == [50 // jobs.num_units, 100 // jobs.num_units]
+
+
 def test_the_mechanism_counts():
     jobs, _ = two_in_turn()
     cluster = devices(1, blocks=2, link=BYTE_A_SECOND)
@@ -90,6 +105,8 @@ def test_what_is_too_large_for_the_solver_still_has_plan_bound_and_gap(
     assert (found.status, found.makespan_s, found.bound_s) == ("FEASIBLE", 7.0, max(found.bounds.values()))
     assert found.model.status == "REFUSED"
     assert "at most 2" in found.model.statement
+    if solver == "milp":
+        assert (found.model.num_pieces, found.model.num_variables, found.model.num_constraints) == (3, 13, 18)
     assert found.plan.policy == found.warm_start
     assert solver not in found.bounds
 
