@@ -1,0 +1,117 @@
+"""From an unmodified module to a chain of layers that is proven to compute the same."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from executor import randomness
+from executor.compute import Loss
+from executor.errors import ExtractionError
+from executor.extract.pieces import find_pieces
+from executor.extract.proof import attributes_restored, buffers_restored, prove
+from executor.extract.recording import record
+from executor.extract.windows import layers_from
+from executor.tensors import packed
+from hydrasim.errors import told
+
+Extractor = Callable[[nn.Module], list[nn.Module]]
+_EXTRACTORS: dict[type[nn.Module], Extractor] = {}
+
+
+def extractor(kind: type[nn.Module]) -> Callable[[Extractor], Extractor]:
+    """Register a function that turns modules of a class (and of its subclasses) into layers.
+
+    The layers hold the module's own parameters, and are proven as those found by themselves are.
+    """
+
+    def register(function: Extractor) -> Extractor:
+        _EXTRACTORS[kind] = function
+        return function
+
+    return register
+
+
+class Keywords(nn.Module):
+    """Calls a model with a batch that is a dict: model(**batch)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Mapping[str, Any]) -> Any:
+        """Return what the model returns."""
+        return self.model(**batch)
+
+
+def called_with(model: nn.Module, example_input: Any) -> nn.Module:
+    """Return the model as a loop calls it that has one input: `Keywords` of it if the input is its keyword arguments."""
+    if not isinstance(example_input, dict) or not all(isinstance(key, str) for key in example_input):
+        return model
+    parameters = inspect.signature(model.forward).parameters.values()
+    names = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    return Keywords(model) if set(example_input) <= names else model
+
+
+def layers_of(
+    model: nn.Module, example_input: Any, loss_fn: Loss | None = None, target: Any = None
+) -> list[nn.Module]:
+    """Turn a module into a chain of layers, each fed the output of the one before, and prove it on a batch.
+
+    The layers hold the module's own parameters and buffers, so training them trains the module. The proof
+    runs model and chain as they stand (in train mode with dropout, if so) and compares outputs, gradients,
+    buffers and random state byte for byte; random state, gradients and buffers are then as before.
+
+    loss_fn(output, target): what the gradients are of; without one, all outputs count.
+
+    Raises:
+        ExtractionError: no chain was found that is the same; it says what differs and what to do.
+    """
+    kind = type(model).__name__
+    try:
+        layers = _registered(model) or _found(model, packed(example_input))
+        prove(model, layers, example_input, target, loss_fn)
+    except ExtractionError as reason:
+        raise ExtractionError(f"{kind}: {reason}") from reason.__cause__
+    except Exception as reason:
+        raise ExtractionError(
+            f"{kind} could not be taken apart: {told(reason)}. See that it runs on the example batch; else give a "
+            "list of layers, or register an extractor."
+        ) from reason
+    return layers
+
+
+def _registered(model: nn.Module) -> list[nn.Module] | None:
+    inner = model.model if isinstance(model, Keywords) else model
+    function = next((_EXTRACTORS[kind] for kind in type(inner).__mro__ if kind in _EXTRACTORS), None)
+    return None if function is None else function(inner)
+
+
+def _found(model: nn.Module, example_input: Any) -> list[nn.Module]:
+    pieces = find_pieces(model)
+    if not any(piece.num_weights for piece in pieces):
+        raise ExtractionError("it has no parts with parameters to make layers of; give a list of layers.")
+    before = randomness.save()
+    try:
+        with attributes_restored(model), buffers_restored(model), torch.enable_grad():
+            recording = record(model, pieces, example_input)
+    finally:
+        randomness.restore(before)
+    return layers_from(model, pieces, recording)
+
+
+def chain_of(model: nn.Module | list[nn.Module], batch: tuple[Any, Any], loss_fn: Loss) -> list[nn.Module]:
+    """Return the layers of whatever a user calls a model: a chain as it is, any other module extracted.
+
+    batch: an (input, target) pair as the job's dataloader yields it.
+    """
+    if isinstance(model, nn.Sequential):
+        return list(model)
+    if isinstance(model, list):
+        return model
+    example_input, target = batch
+    return layers_of(called_with(model, example_input), example_input, loss_fn, target)

@@ -1,0 +1,162 @@
+"""Copies a model's structure without its weights: containers run, pieces ask a director what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from executor.extract.pieces import Piece
+
+_SHARED = ("_parameters", "_buffers", "_modules")
+
+
+class Director(Protocol):
+    """Decides about every call of a piece. device: where stand-ins for absent tensors shall lie."""
+
+    device: torch.device
+
+    def call(self, gate: Gate, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Answer a call of the gate's piece; `gate.run` runs it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A tensor that is not here because nothing here needs its values."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Elsewhere:
+        return cls(tuple(tensor.shape), tensor.dtype)
+
+    def stand_in(self, device: torch.device) -> torch.Tensor:
+        """Return NaN of the shape, without memory: whoever computes with it after all spoils the result."""
+        value = float("nan") if self.dtype.is_floating_point or self.dtype.is_complex else 0
+        return torch.full((), value, dtype=self.dtype, device=device).expand(self.shape)
+
+
+class Gate:
+    """Takes the place of a piece's forward. module: the piece's shell."""
+
+    def __init__(self, name: str, module: nn.Module, forward: Any, director: Director) -> None:
+        self.name = name
+        self._module, self._forward, self._director = module, forward, director
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._director.call(self, args, kwargs)
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the real forward."""
+        if self._forward is not None:
+            return self._forward(*args, **kwargs)
+        return type(self._module).forward(self._module, *args, **kwargs)
+
+
+class _Tensors(dict):
+    """A module's parameters or buffers by name, of which some are elsewhere: those read as stand-ins."""
+
+    def __init__(self, here: dict[str, Any], elsewhere: dict[str, Elsewhere], director: Director) -> None:
+        super().__init__(here)
+        self._elsewhere, self._director = elsewhere, director
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self._elsewhere
+
+    def __getitem__(self, name: str) -> Any:
+        if super().__contains__(name):
+            return super().__getitem__(name)
+        return self._elsewhere[name].stand_in(self._director.device)
+
+
+class _Parameters:
+    """Answers a container's `parameters()`: of those elsewhere one, so that it still has a dtype and a device."""
+
+    def __init__(self, module: nn.Module, first: Elsewhere, director: Director) -> None:
+        self._module, self._first, self._director = module, first, director
+
+    def __call__(self, recurse: bool = True) -> Iterator[Any]:
+        real = list(type(self._module).parameters(self._module, recurse))
+        return iter(real or [self._first.stand_in(self._director.device)])
+
+
+class _Builder:
+    """Makes the shells of one skeleton. whole: names of pieces that are here. visible: ids of parameters
+    that containers' code uses and that are therefore here, whosever they are.
+    """
+
+    def __init__(
+        self, pieces: Collection[Piece], whole: Collection[str], visible: Collection[int], director: Director
+    ) -> None:
+        self._pieces = {id(piece.module): piece for piece in pieces}
+        self._whole, self._visible, self._director = whole, visible, director
+        self._made: dict[int, nn.Module] = {}
+
+    def shell(self, module: nn.Module, absent: bool = False) -> nn.Module:
+        """Return the module's shell: of its class, with its attributes, sharing what it has here."""
+        if id(module) in self._made:
+            return self._made[id(module)]
+        made = self._made[id(module)] = type(module).__new__(type(module))
+        piece = self._pieces.get(id(module))
+        if piece is not None and piece.name in self._whole:
+            made.__dict__.update(vars(module))
+        else:
+            absent = absent or piece is not None
+            made.__dict__.update(self._attributes(module, absent))
+            made.__dict__["_parameters"] = self._tensors(module._parameters)
+            made.__dict__["_buffers"] = self._tensors(module._buffers) if absent else module._buffers
+            made.__dict__["_modules"] = {
+                name: child if child is None else self.shell(child, absent) for name, child in module._modules.items()
+            }
+            first = next((p for p in module.parameters() if p.is_floating_point()), None)
+            if first is not None and not absent:
+                made.__dict__["parameters"] = _Parameters(made, Elsewhere.of(first), self._director)
+        if piece is not None:
+            made.__dict__["forward"] = Gate(piece.name, made, vars(module).get("forward"), self._director)
+        return made
+
+    def _tensors(self, tensors: dict[str, Any]) -> _Tensors:
+        here = {name: tensor for name, tensor in tensors.items() if tensor is None or id(tensor) in self._visible}
+        elsewhere = {name: Elsewhere.of(tensor) for name, tensor in tensors.items() if name not in here}
+        return _Tensors(here, elsewhere, self._director)
+
+    def _attributes(self, module: nn.Module, absent: bool) -> dict[str, Any]:
+        """Return its other attributes, modules among them replaced by their shells; no tensors if it is absent."""
+        attributes = {name: value for name, value in vars(module).items() if name not in _SHARED}
+        return {
+            name: self._mapped(value)
+            for name, value in attributes.items()
+            if not (absent and any(isinstance(part, torch.Tensor) for part in _parts(value)))
+        }
+
+    def _mapped(self, value: Any) -> Any:
+        if isinstance(value, nn.Module):
+            return self._made.get(id(value)) or self.shell(value)
+        if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
+            return MethodType(value.__func__, self._mapped(value.__self__))
+        if not any(isinstance(part, (nn.Module, MethodType)) for part in _parts(value)):
+            return value
+        if isinstance(value, dict):
+            return type(value)((key, self._mapped(item)) for key, item in value.items())
+        return type(value)(self._mapped(item) for item in value)
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """Return a value and what plain lists, tuples and dicts in it hold."""
+    yield value
+    if type(value) in (list, tuple) or isinstance(value, dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _parts(item)
+
+
+def skeleton(
+    model: nn.Module, pieces: Collection[Piece], whole: Collection[str], visible: Collection[int], director: Director
+) -> nn.Module:
+    """Return a copy of the model's structure whose pieces ask the director; see `_Builder` for the rest."""
+    return _Builder(pieces, whole, visible, director).shell(model)

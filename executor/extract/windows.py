@@ -1,0 +1,48 @@
+"""Divides a recorded run into the windows of layers, and makes the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from torch import nn
+
+from executor.extract.pieces import Piece
+from executor.extract.recording import Recording
+from executor.extract.skeleton import skeleton
+from executor.extract.window import ExtractedLayer, Window
+
+_ALONE_FRACTION = 1 / 8  # of the largest piece's weights; smaller ones outside stacks join what is before them
+
+
+def first_calls(calls: Sequence[str], pieces: Collection[Piece]) -> list[int]:
+    """Return the call that each layer begins with.
+
+    A layer begins with an element of a stack or a large piece; what is small (norms, pooling, dropout)
+    runs along with what is before it.
+    """
+    by_name = {piece.name: piece for piece in pieces}
+    largest = max(by_name[name].num_weights for name in calls)
+    firsts, is_weighty = [0], False
+    for number, name in enumerate(calls):
+        begins = _begins(by_name[name], largest)
+        if begins and is_weighty:
+            firsts.append(number)
+        is_weighty = is_weighty or begins
+    return firsts
+
+
+def _begins(piece: Piece, largest: int) -> bool:
+    has_matrix = any(parameter.ndim > 1 for parameter in piece.module.parameters())
+    return has_matrix and (piece.in_stack or piece.num_weights >= _ALONE_FRACTION * largest)
+
+
+def layers_from(model: nn.Module, pieces: Collection[Piece], recording: Recording) -> list[nn.Module]:
+    """Return the chain of layers, which hold the model's own parameters and buffers."""
+    calls = tuple(recording.calls)
+    firsts = first_calls(calls, pieces)
+    layers: list[nn.Module] = []
+    for first, end in zip(firsts, [*firsts[1:], len(calls)], strict=True):
+        window = Window(calls, first, end, recording.needed_from(end))
+        visible = recording.parameters(first, end)
+        layers.append(ExtractedLayer(skeleton(model, pieces, calls[first:end], visible, window), window))
+    return layers
