@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-_LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
+_CONTAINERS_ONLY = (nn.ModuleList, nn.ModuleDict)  # cannot be called
+_LISTS = (*_CONTAINERS_ONLY, nn.Sequential)
 _OPENED_FRACTION = 0.25  # a block of blocks is opened if it holds more of the weights, as a stage of Swin may
 _OPENED_ALONE_FRACTION = 0.5  # and so is any module without a stack, as the one inside a wrapper
 
@@ -25,23 +26,31 @@ class Piece:
     in_stack: bool
 
 
-def find_pieces(model: nn.Module) -> list[Piece]:
-    """Return the pieces in the order of the model's attributes, each module once."""
+def find_pieces(model: nn.Module, nested: bool = True) -> list[Piece]:
+    """Return the pieces in the order of the model's attributes, each module once.
+
+    nested: whether blocks that are themselves stacks of blocks may be opened, one level deep.
+    """
     total = num_weights(model)
     found: dict[int, Piece] = {}
     opened: set[int] = set()
 
-    def visit(name: str, module: nn.Module, in_stack: bool) -> None:
+    def visit(name: str, module: nn.Module, parent: nn.Module, opened_blocks: int) -> None:
         if id(module) in found or id(module) in opened:
             return
-        if module is model or _is_opened(module, in_stack, total):
+        in_stack = isinstance(parent, _LISTS)
+        if in_stack and not isinstance(module, _CONTAINERS_ONLY):
+            is_opened = opened_blocks < nested and _is_block_of_blocks(module, total)
+        else:
+            is_opened = module is model or _is_opened(module, total)
+        if is_opened:
             opened.add(id(module))
             for child_name, child in module.named_children():
-                visit(f"{name}.{child_name}".lstrip("."), child, isinstance(module, _LISTS))
+                visit(f"{name}.{child_name}".lstrip("."), child, module, opened_blocks + in_stack)
         else:
             found[id(module)] = Piece(name, module, num_weights(module), in_stack)
 
-    visit("", model, False)
+    visit("", model, model, 0)
     return list(found.values())
 
 
@@ -50,14 +59,14 @@ def num_weights(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _is_opened(module: nn.Module, in_stack: bool, total: int) -> bool:
-    if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
-        return True  # cannot be called
-    if in_stack:
-        return num_weights(module) > _OPENED_FRACTION * total and any(map(_is_stack_of_blocks, module.modules()))
-    if any(map(_is_stack, module.modules())):
+def _is_block_of_blocks(module: nn.Module, total: int) -> bool:
+    return num_weights(module) > _OPENED_FRACTION * total and any(map(_is_stack_of_blocks, module.modules()))
+
+
+def _is_opened(module: nn.Module, total: int) -> bool:
+    if isinstance(module, _CONTAINERS_ONLY) or any(map(_is_stack, module.modules())):
         return True
-    return num_weights(module) > _OPENED_ALONE_FRACTION * total and len(list(_weighty(module))) > 0
+    return num_weights(module) > _OPENED_ALONE_FRACTION * total and next(_weighty(module), None) is not None
 
 
 def _is_stack(module: nn.Module) -> bool:

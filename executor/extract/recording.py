@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from executor.errors import ExtractionError
 from executor.extract.pieces import Piece
-from executor.extract.skeleton import Gate, skeleton
+from executor.extract.skeleton import Gate, Parts, skeleton
 from executor.extract.window import Source, is_dropped
 
 _CARRIED = (type(None), bool, int, float, complex, str, torch.dtype, torch.device, torch.Tensor)
@@ -24,11 +24,13 @@ _CARRIED = (type(None), bool, int, float, complex, str, torch.dtype, torch.devic
 class Recording:
     """What one run showed. calls: names of pieces in order. needs: of each call, and of the end after them.
 
-    Sources are ("input", leaf), (call, leaf) and ("parameter", its id).
+    Sources are ("input", leaf), (call, leaf) and ("parameter", its id). inspected: pieces whose children
+    the code between pieces looks at.
     """
 
     calls: list[str] = field(default_factory=list)
     needs: list[frozenset[Source]] = field(default_factory=list)
+    inspected: set[str] = field(default_factory=set)
 
     def needed_from(self, call: int) -> frozenset[Source]:
         """Return what this call, later ones or the end need."""
@@ -75,6 +77,10 @@ class _Recorder(TorchDispatchMode):
             self._inside = False
         self._name_output(gate.name, number, pytree.tree_leaves(output))
         return output
+
+    def inspected(self, name: str) -> None:
+        if not self._inside:
+            self.recording.inspected.add(name)
 
     def _name_output(self, name: str, call: int, leaves: list[Any]) -> None:
         """Make a call's output the source of what it lies in, in place of what that was before."""
@@ -123,9 +129,9 @@ def record(model: nn.Module, pieces: Collection[Piece], example_input: Any) -> R
     for index, leaf in enumerate(pytree.tree_leaves(example_input)):
         if is_dropped(leaf):
             recorder.name(leaf, [("input", index)])
-    whole = [piece.name for piece in pieces]
     visible = [id(parameter) for parameter in model.parameters()]
+    everything = Parts(pieces, [piece.name for piece in pieces], visible, inspected=None)
     with recorder:
-        output = skeleton(model, pieces, whole, visible, recorder)(example_input)
+        output = skeleton(model, everything, recorder)(example_input)
     recorder.recording.needs.append(recorder.needs(output))
     return recorder.recording

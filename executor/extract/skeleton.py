@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import MethodType
 from typing import Any, Protocol
 
@@ -22,6 +23,10 @@ class Director(Protocol):
 
     def call(self, gate: Gate, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer a call of the gate's piece; `gate.run` runs it."""
+        ...
+
+    def inspected(self, name: str) -> None:
+        """Take note that somebody reads a child of a piece."""
         ...
 
 
@@ -86,16 +91,38 @@ class _Parameters:
         return iter(real or [self._first.stand_in(self._director.device)])
 
 
-class _Builder:
-    """Makes the shells of one skeleton. whole: names of pieces that are here. visible: ids of parameters
-    that containers' code uses and that are therefore here, whosever they are.
+class _Watched(dict):
+    """A piece's children by name. Tells when one is read."""
+
+    def __init__(self, children: dict[str, Any], on_read: Callable[[], None]) -> None:
+        super().__init__(children)
+        self._on_read = on_read
+
+    def __getitem__(self, name: str) -> Any:
+        self._on_read()
+        return super().__getitem__(name)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What of a model a skeleton has. whole: names of the pieces that are here with all they have.
+
+    visible: ids of the parameters that containers' code uses and that are therefore here, whosever they are.
+    inspected: names of the pieces whose children containers' code looks at; None to find that out.
     """
 
-    def __init__(
-        self, pieces: Collection[Piece], whole: Collection[str], visible: Collection[int], director: Director
-    ) -> None:
-        self._pieces = {id(piece.module): piece for piece in pieces}
-        self._whole, self._visible, self._director = whole, visible, director
+    pieces: Collection[Piece]
+    whole: Collection[str]
+    visible: Collection[int]
+    inspected: Collection[str] | None
+
+
+class _Builder:
+    """Makes the shells of one skeleton."""
+
+    def __init__(self, parts: Parts, director: Director) -> None:
+        self._pieces = {id(piece.module): piece for piece in parts.pieces}
+        self._parts, self._director = parts, director
         self._made: dict[int, nn.Module] = {}
 
     def shell(self, module: nn.Module, absent: bool = False) -> nn.Module:
@@ -104,25 +131,34 @@ class _Builder:
             return self._made[id(module)]
         made = self._made[id(module)] = type(module).__new__(type(module))
         piece = self._pieces.get(id(module))
-        if piece is not None and piece.name in self._whole:
+        if piece is not None and piece.name in self._parts.whole:
             made.__dict__.update(vars(module))
+            if self._parts.inspected is None:
+                read = partial(self._director.inspected, piece.name)
+                made.__dict__["_modules"] = _Watched(module._modules, read)
         else:
-            absent = absent or piece is not None
-            made.__dict__.update(self._attributes(module, absent))
-            made.__dict__["_parameters"] = self._tensors(module._parameters)
-            made.__dict__["_buffers"] = self._tensors(module._buffers) if absent else module._buffers
-            made.__dict__["_modules"] = {
-                name: child if child is None else self.shell(child, absent) for name, child in module._modules.items()
-            }
-            first = next((p for p in module.parameters() if p.is_floating_point()), None)
-            if first is not None and not absent:
-                made.__dict__["parameters"] = _Parameters(made, Elsewhere.of(first), self._director)
+            self._fill(made, module, absent or piece is not None, piece)
         if piece is not None:
             made.__dict__["forward"] = Gate(piece.name, made, vars(module).get("forward"), self._director)
         return made
 
+    def _fill(self, made: nn.Module, module: nn.Module, absent: bool, piece: Piece | None) -> None:
+        """Give a shell what the module has, as far as it is here."""
+        made.__dict__.update(self._attributes(module, absent))
+        made.__dict__["_parameters"] = self._tensors(module._parameters)
+        made.__dict__["_buffers"] = self._tensors(module._buffers) if absent else module._buffers
+        hidden = piece is not None and piece.name not in (self._parts.inspected or ())
+        made.__dict__["_modules"] = {
+            name: child if child is None else self.shell(child, absent)
+            for name, child in module._modules.items()
+            if not hidden
+        }
+        first = next((parameter for parameter in module.parameters() if parameter.is_floating_point()), None)
+        if first is not None and not absent:
+            made.__dict__["parameters"] = _Parameters(made, Elsewhere.of(first), self._director)
+
     def _tensors(self, tensors: dict[str, Any]) -> _Tensors:
-        here = {name: tensor for name, tensor in tensors.items() if tensor is None or id(tensor) in self._visible}
+        here = {name: tensor for name, tensor in tensors.items() if tensor is None or id(tensor) in self._parts.visible}
         elsewhere = {name: Elsewhere.of(tensor) for name, tensor in tensors.items() if name not in here}
         return _Tensors(here, elsewhere, self._director)
 
@@ -155,8 +191,6 @@ def _parts(value: Any) -> Iterator[Any]:
             yield from _parts(item)
 
 
-def skeleton(
-    model: nn.Module, pieces: Collection[Piece], whole: Collection[str], visible: Collection[int], director: Director
-) -> nn.Module:
-    """Return a copy of the model's structure whose pieces ask the director; see `_Builder` for the rest."""
-    return _Builder(pieces, whole, visible, director).shell(model)
+def skeleton(model: nn.Module, parts: Parts, director: Director) -> nn.Module:
+    """Return a copy of the model's structure whose pieces ask the director."""
+    return _Builder(parts, director).shell(model)

@@ -80,6 +80,9 @@ class Window:
             raise _Reached
         return output
 
+    def inspected(self, name: str) -> None:
+        """Nothing to note."""
+
     def _generator(self) -> torch.Generator | None:
         return torch.cuda.default_generators[self.device.index or 0] if self.device.type == "cuda" else None
 
@@ -106,6 +109,8 @@ def is_dropped(leaf: Any) -> bool:
 
 def _kept(tree: Any, is_kept: Callable[[int], bool]) -> Any:
     """Return the tree without the values of what is not kept."""
+    if isinstance(tree, (Elsewhere, torch.Tensor)):  # most are; trees cost 20 us each
+        return Elsewhere.of(tree) if is_dropped(tree) and not is_kept(0) else tree
     leaves, structure = pytree.tree_flatten(tree)
     kept = [
         Elsewhere.of(leaf) if is_dropped(leaf) and not is_kept(index) else leaf for index, leaf in enumerate(leaves)
@@ -114,6 +119,8 @@ def _kept(tree: Any, is_kept: Callable[[int], bool]) -> Any:
 
 
 def _stood_in(tree: Any, device: torch.device) -> Any:
+    if isinstance(tree, (Elsewhere, torch.Tensor)):
+        return tree.stand_in(device) if isinstance(tree, Elsewhere) else tree
     return pytree.tree_map_only(Elsewhere, lambda leaf: leaf.stand_in(device), tree)
 
 

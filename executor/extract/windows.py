@@ -8,7 +8,7 @@ from torch import nn
 
 from executor.extract.pieces import Piece
 from executor.extract.recording import Recording
-from executor.extract.skeleton import skeleton
+from executor.extract.skeleton import Parts, skeleton
 from executor.extract.window import ExtractedLayer, Window
 
 _ALONE_FRACTION = 1 / 8  # of the largest piece's weights; smaller ones outside stacks join what is before them
@@ -43,6 +43,6 @@ def layers_from(model: nn.Module, pieces: Collection[Piece], recording: Recordin
     layers: list[nn.Module] = []
     for first, end in zip(firsts, [*firsts[1:], len(calls)], strict=True):
         window = Window(calls, first, end, recording.needed_from(end))
-        visible = recording.parameters(first, end)
-        layers.append(ExtractedLayer(skeleton(model, pieces, calls[first:end], visible, window), window))
+        parts = Parts(pieces, calls[first:end], recording.parameters(first, end), recording.inspected)
+        layers.append(ExtractedLayer(skeleton(model, parts, window), window))
     return layers
