@@ -151,8 +151,8 @@ def _text(found: dict[str, Any], rows: Sequence[Row]) -> str:
             "batches after the first have padding, where transformers takes other kernels. Lines: a user's, without",
             "imports and data; no cuts are given.",
             "",
-            f"**{found['num_proven']} of {found['num_classes']} proven, {found['num_trained_identical']} trained to the "
-            f"same bits, {found['num_waiting_for_core']} wait for the core.**",
+            f"**{found['num_proven']} of {found['num_classes']} proven, {found['num_trained_identical']} trained to "
+            f"the same bits, {found['num_waiting_for_core']} wait for the core.**",
             "",
             "| class | lines | parameters | layers | proven | trained |",
             "|---|---|---|---|---|---|",

@@ -11,7 +11,7 @@ import transformers as hf
 from torch import nn
 from torch.nn import functional
 
-from experiments.extraction_cnns import ResNet18, VGG
+from experiments.extraction_cnns import VGG, ResNet18
 
 NUM_BATCHES, BATCH, LENGTH, VOCABULARY = 3, 2, 8, 64
 Batches = list[tuple[Any, Any]]
@@ -227,9 +227,7 @@ def clip() -> Case:  # noqa: D103
 
 
 def hf_resnet() -> Case:  # noqa: D103
-    config = hf.ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16], depths=[2, 2], num_labels=3, layer_type="basic"
-    )
+    config = hf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[2, 2], num_labels=3, layer_type="basic")
     return Case(hf.ResNetForImageClassification(config), images(), class_loss)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from torch import nn
 from executor import randomness
 from executor.compute import Loss
 from executor.errors import ExtractionError
-from executor.extract.pieces import find_pieces
-from executor.extract.proof import attributes_restored, buffers_restored, prove
+from executor.extract.pieces import Piece, find_pieces
+from executor.extract.proof import Proof, attributes_restored, buffers_restored
 from executor.extract.recording import record
 from executor.extract.windows import layers_from
 from executor.tensors import packed
@@ -49,7 +50,7 @@ class Keywords(nn.Module):
 
 
 def called_with(model: nn.Module, example_input: Any) -> nn.Module:
-    """Return the model as a loop calls it that has one input: `Keywords` of it if the input is its keyword arguments."""
+    """Return the model as a loop calls it, with one input: `Keywords` of it if that is its keyword arguments."""
     if not isinstance(example_input, dict) or not all(isinstance(key, str) for key in example_input):
         return model
     parameters = inspect.signature(model.forward).parameters.values()
@@ -57,9 +58,7 @@ def called_with(model: nn.Module, example_input: Any) -> nn.Module:
     return Keywords(model) if set(example_input) <= names else model
 
 
-def layers_of(
-    model: nn.Module, example_input: Any, loss_fn: Loss | None = None, target: Any = None
-) -> list[nn.Module]:
+def layers_of(model: nn.Module, example_input: Any, loss_fn: Loss | None = None, target: Any = None) -> list[nn.Module]:
     """Turn a module into a chain of layers, each fed the output of the one before, and prove it on a batch.
 
     The layers hold the module's own parameters and buffers, so training them trains the module. The proof
@@ -71,28 +70,41 @@ def layers_of(
     Raises:
         ExtractionError: no chain was found that is the same; it says what differs and what to do.
     """
-    kind = type(model).__name__
+    inner = model.model if isinstance(model, Keywords) else model
+    failures: list[Exception] = []
     try:
-        layers = _registered(model) or _found(model, packed(example_input))
-        prove(model, layers, example_input, target, loss_fn)
+        proof = Proof(model, example_input, target, loss_fn)
+        for make in _ways(model, inner, packed(example_input)):
+            try:
+                layers = make()
+                proof.check(layers)
+            except Exception as reason:
+                failures.append(reason)
+            else:
+                return layers
+        raise failures[0]
     except ExtractionError as reason:
-        raise ExtractionError(f"{kind}: {reason}") from reason.__cause__
+        raise ExtractionError(f"{type(inner).__name__}: {reason}") from reason
     except Exception as reason:
         raise ExtractionError(
-            f"{kind} could not be taken apart: {told(reason)}. See that it runs on the example batch; else give a "
-            "list of layers, or register an extractor."
+            f"{type(inner).__name__} could not be taken apart: {told(reason)}. See that it runs on the example batch; "
+            "else give a list of layers, or register an extractor."
         ) from reason
-    return layers
 
 
-def _registered(model: nn.Module) -> list[nn.Module] | None:
-    inner = model.model if isinstance(model, Keywords) else model
-    function = next((_EXTRACTORS[kind] for kind in type(inner).__mro__ if kind in _EXTRACTORS), None)
-    return None if function is None else function(inner)
+def _ways(model: nn.Module, inner: nn.Module, example_input: Any) -> list[Callable[[], list[nn.Module]]]:
+    """Return how layers can be made: as registered; else from fine pieces, or such that need less of the model."""
+    registered = next((_EXTRACTORS[kind] for kind in type(inner).__mro__ if kind in _EXTRACTORS), None)
+    if registered is not None:
+        return [partial(registered, inner)]
+    fine, coarse = find_pieces(model), find_pieces(model, nested=False)
+    ways = [partial(_found, model, fine, example_input)]
+    if len(fine) > len(coarse):
+        ways.append(partial(_found, model, coarse, example_input))
+    return [*ways, partial(_found, model, fine, example_input, writable=True)]
 
 
-def _found(model: nn.Module, example_input: Any) -> list[nn.Module]:
-    pieces = find_pieces(model)
+def _found(model: nn.Module, pieces: list[Piece], example_input: Any, writable: bool = False) -> list[nn.Module]:
     if not any(piece.num_weights for piece in pieces):
         raise ExtractionError("it has no parts with parameters to make layers of; give a list of layers.")
     before = randomness.save()
@@ -101,7 +113,7 @@ def _found(model: nn.Module, example_input: Any) -> list[nn.Module]:
             recording = record(model, pieces, example_input)
     finally:
         randomness.restore(before)
-    return layers_from(model, pieces, recording)
+    return layers_from(model, pieces, recording, writable)
 
 
 def chain_of(model: nn.Module | list[nn.Module], batch: tuple[Any, Any], loss_fn: Loss) -> list[nn.Module]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import cloudpickle
@@ -48,107 +49,107 @@ class Run:
         return named + (["the random state afterwards"] if self.randomness != other.randomness else [])
 
 
-class _Measured:
-    """Runs things from one random state and with the same buffers, and digests what they leave."""
+Steps = Callable[[Any, Any, Loss, Callable[[], None]], None]  # inputs, target, loss_fn, after_forward
 
-    def __init__(self, model: nn.Module, input: Any, target: Any, loss_fn: Loss) -> None:
-        self.model, self.input, self.target, self.loss_fn = model, packed(input), packed(target), loss_fn
+
+class Proof:
+    """Runs a model on one batch, to compare chains with it.
+
+    The model, its gradients, buffers and attributes, and the random state stay as they were.
+
+    Raises:
+        ExtractionError: two runs of the model from the same random state differ, or even the second changes
+            attributes of modules (the first may fill caches).
+    """
+
+    def __init__(self, model: nn.Module, inputs: Any, target: Any, loss_fn: Loss | None) -> None:
+        self._model, self._loss_fn = model, loss_fn or _any_loss
+        self._inputs, self._target = packed(inputs), packed(target)
         self._random = randomness.save()
+        with self._untouched():
+            self._plain = self._run(self._plainly)
+            once = attributes_of(model)
+            again = self._run(self._forward_only)
+            twice = attributes_of(model)
+        different = replace(self._plain, gradients={}).differences(again)
+        if different:
+            raise ExtractionError(
+                f"two runs of the model from the same random state differ in {_some(different)}; make it "
+                "deterministic, drawing from torch's, numpy's or random's global generators only."
+            )
+        changed = [name for name in once if once[name] != twice.get(name)]
+        if changed:
+            raise ExtractionError(
+                f"the forward changes {_some(changed)}; layers run several times and in several processes, so keep "
+                "such state outside of the model, or in the batch."
+            )
 
-    def run(self, steps: Callable[[Any, Any, Loss, Callable[[], None]], None], shared: set[int]) -> Run:
-        """Run steps(input, target, loss_fn, after_forward).
+    def check(self, layers: Sequence[nn.Module]) -> None:
+        """Compare a chain with the model.
 
-        shared: parameters that get gradients in several backward passes.
+        Raises:
+            ExtractionError: something differs.
         """
+        seen: set[int] = set()
+        shared = {id(p) for layer in layers for p in set(layer.parameters()) if id(p) in seen or seen.add(id(p))}
+        with self._untouched():
+            for how, steps in {"run as one shard": at_once, "run layer by layer": each_a_shard}.items():
+                found = self._plain.differences(self._run(partial(steps, layers), shared))
+                if found:
+                    raise ExtractionError(
+                        f"the chain of {len(layers)} layers, {how}, differs from the model in {_some(found)}. Give a "
+                        "list of layers instead, or register an extractor for this class."
+                    )
+
+    def _plainly(self, inputs: Any, target: Any, loss_fn: Loss, after_forward: Callable[[], None]) -> None:
+        loss = loss_fn(self._model(inputs), target)
+        after_forward()
+        loss.backward()
+
+    def _forward_only(self, inputs: Any, target: Any, loss_fn: Loss, after_forward: Callable[[], None]) -> None:
+        loss_fn(self._model(inputs), target)
+        after_forward()
+
+    def _run(self, steps: Steps, shared: Collection[int] = ()) -> Run:
+        """Run from the first random state. shared: parameters that get gradients in several backward passes."""
         outputs: dict[str, bytes] = {}
         gradients: dict[str, bytes] = {}
         after: dict[str, Any] = {}
 
         def loss_fn(output: Any, target: Any) -> torch.Tensor:
             outputs.update(digests(output))
-            return self.loss_fn(output, target)
+            return self._loss_fn(output, target)
 
         def after_forward() -> None:
-            after.update(buffers=digests(dict(self.model.named_buffers())), randomness=randomness.save())
+            after.update(buffers=digests(dict(self._model.named_buffers())), randomness=randomness.save())
 
         randomness.restore(self._random)
-        with buffers_restored(self.model), _digested_gradients(self.model, gradients, shared):
-            steps(packed(self.input), packed(self.target), loss_fn, after_forward)
+        with buffers_restored(self._model), _digested_gradients(self._model, gradients, shared), torch.enable_grad():
+            steps(packed(self._inputs), packed(self._target), loss_fn, after_forward)
         return Run(outputs, gradients, **after)
 
-
-def prove(model: nn.Module, layers: Sequence[nn.Module], input: Any, target: Any, loss_fn: Loss | None) -> None:
-    """Compare model and chain on one batch; model, gradients, buffers and random state stay as they were.
-
-    loss_fn: of the output and the target; without one a sum over all outputs is differentiated.
-
-    Raises:
-        ExtractionError: something differs, or the model is none that can be repeated.
-    """
-    before = randomness.save()
-    measured = _Measured(model, input, target, loss_fn or _any_loss)
-    try:
-        with attributes_restored(model):
-            plain = _repeatable(measured)
-            shared = _shared(layers)
-            for how, steps in {
-                "run as one shard": lambda *given: loss_and_backward_at_once(layers, *given),
-                "run layer by layer": lambda *given: each_a_shard(layers, *given),
-            }.items():
-                found = plain.differences(measured.run(steps, shared))
-                if found:
-                    raise ExtractionError(
-                        f"the chain of {len(layers)} layers, {how}, differs from the model in {_some(found)}. Give a "
-                        "list of layers instead, or register an extractor for this class."
-                    )
-    finally:
-        randomness.restore(before)
+    @contextmanager
+    def _untouched(self) -> Iterator[None]:
+        before = randomness.save()
+        try:
+            with attributes_restored(self._model):
+                yield
+        finally:
+            randomness.restore(before)
 
 
-def _repeatable(measured: _Measured) -> Run:
-    """Run the model itself twice.
-
-    Raises:
-        ExtractionError: the two differ, or the second still changes attributes (the first may fill caches).
-    """
-
-    def steps(input: Any, target: Any, loss_fn: Loss, after_forward: Callable[[], None]) -> None:
-        loss = loss_fn(measured.model(input), target)
-        after_forward()
-        if once is None:
-            loss.backward()
-
-    once: dict[str, bytes] | None = None
-    plain = measured.run(steps, set())
-    once = attributes_of(measured.model)
-    different = replace(plain, gradients={}).differences(measured.run(steps, set()))
-    if different:
-        raise ExtractionError(
-            f"two runs of the model from the same random state differ in {_some(different)}; make it deterministic, "
-            "drawing from torch's, numpy's or random's global generators only."
-        )
-    twice = attributes_of(measured.model)
-    changed = [name for name in once if once[name] != twice.get(name)]
-    if changed:
-        raise ExtractionError(
-            f"the forward changes {_some(changed)}; layers run several times and in several processes, so keep such "
-            "state outside of the model, or in the batch."
-        )
-    return plain
-
-
-def loss_and_backward_at_once(
-    layers: Sequence[nn.Module], input: Any, target: Any, loss_fn: Loss, after_forward: Callable[[], None]
+def at_once(
+    layers: Sequence[nn.Module], inputs: Any, target: Any, loss_fn: Loss, after_forward: Callable[[], None]
 ) -> None:
     """Run the chain as a single shard."""
-    loss_and_backward(layers, input, _flags(input), target, loss_fn, after_forward)
+    loss_and_backward(layers, inputs, _flags(inputs), target, loss_fn, after_forward)
 
 
 def each_a_shard(
-    layers: Sequence[nn.Module], input: Any, target: Any, loss_fn: Loss, after_forward: Callable[[], None]
+    layers: Sequence[nn.Module], inputs: Any, target: Any, loss_fn: Loss, after_forward: Callable[[], None]
 ) -> None:
     """Run every layer as a shard of its own: forward, boundary, later recomputed for its backward."""
-    values, states = [input], []
+    values, states = [inputs], []
     for layer in layers[:-1]:
         states.append(randomness.save())
         values.append(packed(forward([layer], values[-1], _flags(values[-1]))))
@@ -166,17 +167,13 @@ def _flags(value: Any) -> list[bool]:
 
 def _any_loss(output: Any, _: Any) -> torch.Tensor:
     leaves = [leaf for leaf in pytree.tree_leaves(output) if needs_grad(leaf)]
+    if not leaves:
+        raise ExtractionError("nothing that it returns has a gradient, so there is nothing to train.")
     return torch.stack([leaf.double().square().mean() for leaf in leaves]).sum()
 
 
-def _shared(layers: Sequence[nn.Module]) -> set[int]:
-    """Return the ids of parameters that several layers have."""
-    seen: set[int] = set()
-    return {id(p) for layer in layers for p in layer.parameters() if id(p) in seen or seen.add(id(p))}  # type: ignore[func-returns-value]
-
-
 @contextmanager
-def _digested_gradients(model: nn.Module, into: dict[str, bytes], shared: set[int]) -> Iterator[None]:
+def _digested_gradients(model: nn.Module, into: dict[str, bytes], shared: Collection[int]) -> Iterator[None]:
     """Digest each parameter's gradient when it has been accumulated, and free it unless more is to come."""
 
     def keep(name: str, parameter: nn.Parameter) -> None:

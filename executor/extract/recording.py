@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,12 +25,14 @@ class Recording:
     """What one run showed. calls: names of pieces in order. needs: of each call, and of the end after them.
 
     Sources are ("input", leaf), (call, leaf) and ("parameter", its id). inspected: pieces whose children
-    the code between pieces looks at.
+    the code between pieces looks at. spans: first and last call that need one and the same thing that this
+    code computes with gradient. Layers that both compute it would add up its gradient in another order.
     """
 
     calls: list[str] = field(default_factory=list)
     needs: list[frozenset[Source]] = field(default_factory=list)
     inspected: set[str] = field(default_factory=set)
+    spans: list[tuple[int, int]] = field(default_factory=list)
 
     def needed_from(self, call: int) -> frozenset[Source]:
         """Return what this call, later ones or the end need."""
@@ -43,7 +45,7 @@ class Recording:
 
 
 class _Recorder(TorchDispatchMode):
-    """Follows sources through the operators of the code between pieces, by the storages that they write.
+    """Follows sources through the operators of the code between pieces, by views of storages.
 
     Everything it follows is kept alive, so that no storage takes the place of another.
     """
@@ -52,19 +54,29 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.recording = Recording()
         self.device = torch.device("cpu")
-        self._sources: defaultdict[int, frozenset[Source]] = defaultdict(frozenset)
+        self._sources: defaultdict[int, dict[_View, frozenset[Source]]] = defaultdict(dict)
         self._alive: list[torch.Tensor] = []
         self._inside = False
+        self._decisive: frozenset[Source] = frozenset()
+        self._differentiable: set[Source] = set()
+        self._num_computed = 0
 
     def name(self, tensor: torch.Tensor, sources: Iterable[Source]) -> None:
         """Say what a tensor is."""
         self._alive.append(tensor)
-        self._sources[_storage(tensor)] = frozenset(sources)
+        self._sources[_storage(tensor)][_view(tensor)] = frozenset(sources)
+        if tensor.requires_grad:
+            self._differentiable.update(sources)
 
     def needs(self, tree: Any) -> frozenset[Source]:
         """Return the sources of all tensors in a tree."""
         tensors = [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
-        return frozenset().union(*(self._sources[_storage(tensor)] for tensor in tensors))
+        return frozenset().union(*map(self._sources_of, tensors))
+
+    def _sources_of(self, tensor: torch.Tensor) -> frozenset[Source]:
+        views = self._sources.get(_storage(tensor), {})
+        found = views.get(_view(tensor))
+        return frozenset().union(*views.values()) if found is None else found
 
     def call(self, gate: Gate, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         number = len(self.recording.calls)
@@ -84,7 +96,7 @@ class _Recorder(TorchDispatchMode):
 
     def _name_output(self, name: str, call: int, leaves: list[Any]) -> None:
         """Make a call's output the source of what it lies in, in place of what that was before."""
-        sources: defaultdict[int, set[Source]] = defaultdict(set)
+        sources: defaultdict[_View, set[Source]] = defaultdict(set)
         for index, leaf in enumerate(leaves):
             if not isinstance(leaf, _CARRIED):
                 raise ExtractionError(
@@ -92,8 +104,8 @@ class _Recorder(TorchDispatchMode):
                     "switch it off in the model's configuration (a cache, for instance)."
                 )
             if is_dropped(leaf):
-                sources[_storage(leaf)].add((call, index))
-                self.name(leaf, sources[_storage(leaf)])
+                sources[_view(leaf)].add((call, index))
+                self.name(leaf, sources[_view(leaf)])
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -102,19 +114,60 @@ class _Recorder(TorchDispatchMode):
         if self._inside:
             return output
         found = self.needs((args, kwargs))
-        if func is torch.ops.aten._local_scalar_dense.default and any(kind != "input" for kind, _ in found):
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self._decide(found)
+        if found & self._differentiable:
+            self._num_computed += 1
+            found |= {("computed", self._num_computed)}
+            self._differentiable.add(("computed", self._num_computed))
+        for leaf in pytree.tree_leaves(output) if found else ():
+            if isinstance(leaf, torch.Tensor):
+                self._computed(leaf, found, func._schema.is_mutable)
+        return output
+
+    def _computed(self, tensor: torch.Tensor, sources: frozenset[Source], is_written: bool) -> None:
+        """Take note of an operator's result; what is written into changes under all of its views."""
+        views = self._sources[_storage(tensor)]
+        if is_written:
+            for view in views:
+                views[view] |= sources
+        if is_written or _view(tensor) not in views:  # else it is an alias of what is known
+            self.name(tensor, sources)
+
+    def _decide(self, sources: frozenset[Source]) -> None:
+        """Take note that Python code saw a number."""
+        if any(kind != "input" for kind, _ in sources):
             raise ExtractionError(
                 "its forward decides by a value that its parts computed, which layers apart cannot follow. Give a "
                 "list of layers, or register an extractor."
             )
-        for leaf in pytree.tree_leaves(output) if found else ():
-            if isinstance(leaf, torch.Tensor):
-                self.name(leaf, found | self._sources[_storage(leaf)])
-        return output
+        self._decisive |= sources
+
+    def ended(self, output: Any) -> Recording:
+        """Return the recording. What was decided by, every layer needs, since all decide anew."""
+        needs = [*self.recording.needs, self.needs(output)]
+        sources = [frozenset(s for s in each if s[0] != "computed") | self._decisive for each in needs]
+        return replace(self.recording, needs=sources, spans=_spans(needs))
+
+
+def _spans(needs: Sequence[frozenset[Source]]) -> list[tuple[int, int]]:
+    users: defaultdict[Source, list[int]] = defaultdict(list)
+    for call, each in enumerate(needs):
+        for source in each:
+            if source[0] == "computed":
+                users[source].append(call)
+    return sorted({(calls[0], calls[-1]) for calls in users.values() if len(calls) > 1})
+
+
+_View = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 
 def _storage(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
+
+
+def _view(tensor: torch.Tensor) -> _View:
+    return _storage(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
 
 
 def record(model: nn.Module, pieces: Collection[Piece], example_input: Any) -> Recording:
@@ -132,6 +185,6 @@ def record(model: nn.Module, pieces: Collection[Piece], example_input: Any) -> R
     visible = [id(parameter) for parameter in model.parameters()]
     everything = Parts(pieces, [piece.name for piece in pieces], visible, inspected=None)
     with recorder:
-        output = skeleton(model, everything, recorder)(example_input)
-    recorder.recording.needs.append(recorder.needs(output))
-    return recorder.recording
+        copied, _ = skeleton(model, everything, recorder)
+        output = copied(example_input)
+    return recorder.ended(output)

@@ -48,7 +48,7 @@ class Elsewhere:
 
 
 class Gate:
-    """Takes the place of a piece's forward. module: the piece's shell."""
+    """Takes the place of a piece's forward. module: the piece's shell, which only some skeletons fill."""
 
     def __init__(self, name: str, module: nn.Module, forward: Any, director: Director) -> None:
         self.name = name
@@ -124,6 +124,7 @@ class _Builder:
         self._pieces = {id(piece.module): piece for piece in parts.pieces}
         self._parts, self._director = parts, director
         self._made: dict[int, nn.Module] = {}
+        self.gates: dict[str, Gate] = {}
 
     def shell(self, module: nn.Module, absent: bool = False) -> nn.Module:
         """Return the module's shell: of its class, with its attributes, sharing what it has here."""
@@ -139,7 +140,8 @@ class _Builder:
         else:
             self._fill(made, module, absent or piece is not None, piece)
         if piece is not None:
-            made.__dict__["forward"] = Gate(piece.name, made, vars(module).get("forward"), self._director)
+            gate = Gate(piece.name, made, vars(module).get("forward"), self._director)
+            made.__dict__["forward"] = self.gates[piece.name] = gate
         return made
 
     def _fill(self, made: nn.Module, module: nn.Module, absent: bool, piece: Piece | None) -> None:
@@ -191,6 +193,8 @@ def _parts(value: Any) -> Iterator[Any]:
             yield from _parts(item)
 
 
-def skeleton(model: nn.Module, parts: Parts, director: Director) -> nn.Module:
-    """Return a copy of the model's structure whose pieces ask the director."""
-    return _Builder(parts, director).shell(model)
+def skeleton(model: nn.Module, parts: Parts, director: Director) -> tuple[nn.Module, dict[str, Gate]]:
+    """Return a copy of the model's structure whose pieces ask the director, and the gates of those that are here."""
+    builder = _Builder(parts, director)
+    shell = builder.shell(model)
+    return shell, {name: gate for name, gate in builder.gates.items() if name in parts.whole}
