@@ -63,7 +63,16 @@ class Row:
 
 
 def try_case(name: str, make: Callable[[], Case]) -> Row:
-    """Extract a class and train it; what goes wrong is in the row."""
+    """Extract a class and train it, on one thread as workers do; what goes wrong is in the row."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _try(name, make)
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _try(name: str, make: Callable[[], Case]) -> Row:
     torch.manual_seed(0)
     case = make()
     body = inspect.getsource(make).splitlines()[1:]
@@ -167,7 +176,6 @@ def main(
     only: Annotated[str | None, typer.Option(help="Try the case of this name alone, and write nothing.")] = None,
 ) -> None:
     """Try every class, and write a report."""
-    torch.set_num_threads(1)  # as workers do
     logging.getLogger("transformers").setLevel(logging.ERROR)
     if only is not None:
         typer.echo(json.dumps(asdict(try_case(only, dict(cases())[only])), indent=1))

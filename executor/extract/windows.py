@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
+from dataclasses import replace
 
 from torch import nn
 
@@ -12,6 +14,10 @@ from executor.extract.recording import Recording
 from executor.extract.skeleton import Parts, skeleton
 from executor.extract.window import ExtractedLayer, Window
 
+_LOG = logging.getLogger(__name__)
+_WHY = (
+    "code between them computes with gradient what parts far apart need (a residual connection around a part, perhaps)."
+)
 _ALONE_FRACTION = 1 / 8  # of the largest piece's weights; smaller ones outside stacks join what is before them
 
 
@@ -42,12 +48,13 @@ def layers_from(model: nn.Module, pieces: Collection[Piece], recording: Recordin
     """Return the chain of layers, which hold the model's own parameters and buffers; writable: see `Window`."""
     calls = tuple(recording.calls)
     firsts = first_calls(recording, pieces)
-    if len(firsts) == 1:
-        raise ExtractionError(
-            "its parts cannot be separated: code between them computes with gradient what parts far apart need (a "
-            "residual connection around a part, perhaps). Put such code into the parts, give a list of layers, or "
-            "register an extractor."
-        )
+    if len(firsts) < len(first_calls(replace(recording, spans=[]), pieces)):
+        if len(firsts) == 1:
+            raise ExtractionError(
+                f"its parts cannot be separated: {_WHY} Put such code into the parts, give a list of layers, or "
+                "register an extractor."
+            )
+        _LOG.warning("some parts of %s stay in one layer, however large: %s", type(model).__name__, _WHY)
     layers: list[nn.Module] = []
     for first, end in zip(firsts, [*firsts[1:], len(calls)], strict=True):
         window = Window(calls, first, end, recording.needed_from(end), writable)

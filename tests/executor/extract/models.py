@@ -76,6 +76,20 @@ class Residual(Stack):
         return self.head(x)
 
 
+class Inseparable(Residual):
+    """The same from its very beginning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * self.scale
+        for part in [self.entry, *self.blocks]:
+            x = x + part(x)
+        return self.head(x)
+
+
 class Masked(Stack):
     """Takes a branch by the batch: masked only if something is to be masked."""
 

@@ -64,6 +64,12 @@ def test_modules_that_do_odd_things_outside_of_their_blocks_are_proven(kind):
     assert len(layers_of(kind(), batch())) == 5
 
 
+def test_parts_that_stay_together_are_told(caplog):
+    layers = layers_of(models.Residual(), batch())
+    assert [layer.extra_repr() for layer in layers] == ["entry", "blocks.0, blocks.1, blocks.2, head"]
+    assert "some parts of Residual stay in one layer, however large" in caplog.text
+
+
 def test_tied_weights_and_repeated_blocks_stay_the_same_objects():
     model = models.Tied()
     layers = layers_of(model, torch.tensor([[1, 2, 3]]))
@@ -120,7 +126,7 @@ def test_random_state_gradients_buffers_and_attributes_are_as_before():
         (models.HandsOnObjects, r"boxes returns a SimpleNamespace, which cannot be handed from layer to layer"),
         (models.LayerDrop, r"which parts run must not depend on data or chance"),
         (models.Masked, r"Masked could not be taken apart: TypeError: .*missing 1 required .* See that it runs"),
-        (models.Residual, r"Residual: its parts cannot be separated: .* a residual connection around a part"),
+        (models.Inseparable, r"Inseparable: its parts cannot be separated: .*a residual connection around a part"),
         (models.Bare, r"Bare: it has no parts with parameters"),
         (nn.Identity, r"Identity: nothing that it returns has a gradient"),
     ],
