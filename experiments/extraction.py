@@ -156,8 +156,8 @@ def _text(found: dict[str, Any], rows: Sequence[Row]) -> str:
             "Every class in a tiny random configuration, in train mode with its dropout. Proven: on the first batch",
             "outputs, gradients, buffers and random state of the chain are byte for byte the model's, as one shard and",
             "with every layer a shard of its own. Trained: three mini-batches with AdamW on one device with 5 % more",
-            "memory than the least it can be cut for, weights, buffers and losses against the reference loop. Text",
-            "batches after the first have padding, where transformers takes other kernels. Lines: a user's, without",
+            "memory than the least it can be cut for, weights, buffers and losses against the reference loop. The last",
+            "text batch has no padding, for which transformers takes other kernels. Lines: a user's, without",
             "imports and data; no cuts are given.",
             "",
             f"**{found['num_proven']} of {found['num_classes']} proven, {found['num_trained_identical']} trained to "

@@ -61,7 +61,8 @@ def called_with(model: nn.Module, example_input: Any) -> nn.Module:
 def layers_of(model: nn.Module, example_input: Any, loss_fn: Loss | None = None, target: Any = None) -> list[nn.Module]:
     """Turn a module into a chain of layers, each fed the output of the one before, and prove it on a batch.
 
-    The layers hold the module's own parameters and buffers, so training them trains the module. The proof
+    The layers hold the module's own parameters and buffers, so training them trains the module; the mode they
+    are in (train or eval) is theirs, and at first as the module's. The proof
     runs model and chain as they stand (in train mode with dropout, if so) and compares outputs, gradients,
     buffers and random state byte for byte; random state, gradients and buffers are then as before.
 

@@ -48,7 +48,7 @@ class Elsewhere:
 
 
 class Gate:
-    """Takes the place of a piece's forward. module: the piece's shell, which only some skeletons fill."""
+    """Takes the place of a piece's forward. module: the piece's shell. forward: one that is not its class's."""
 
     def __init__(self, name: str, module: nn.Module, forward: Any, director: Director) -> None:
         self.name = name
@@ -132,15 +132,17 @@ class _Builder:
             return self._made[id(module)]
         made = self._made[id(module)] = type(module).__new__(type(module))
         piece = self._pieces.get(id(module))
+        forward = None
         if piece is not None and piece.name in self._parts.whole:
             made.__dict__.update(vars(module))
+            forward = vars(module).get("forward")
             if self._parts.inspected is None:
                 read = partial(self._director.inspected, piece.name)
                 made.__dict__["_modules"] = _Watched(module._modules, read)
         else:
             self._fill(made, module, absent or piece is not None, piece)
         if piece is not None:
-            gate = Gate(piece.name, made, vars(module).get("forward"), self._director)
+            gate = Gate(piece.name, made, forward, self._director)
             made.__dict__["forward"] = self.gates[piece.name] = gate
         return made
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -92,6 +93,23 @@ def test_later_batches_may_take_other_branches_and_shapes():
         for layer in layers:
             value = layer(value)
         assert torch.equal(value, expected)
+
+
+def test_layers_change_between_training_and_evaluation_as_modules_do():
+    model = models.Glue()
+    layers = layers_of(model, batch())
+    value = batch()
+    for layer in layers:
+        value = layer.eval()(value)
+    assert torch.equal(value, model.eval()(batch()))
+
+
+def test_a_forward_of_an_instance_is_used_and_does_not_take_the_block_along():
+    model = models.Stack()
+    model.blocks[1].forward = functools.partial(models.Block.forward, model.blocks[1])
+    layers = layers_of(model, batch())
+    job = TorchJob("A", layers, nn.functional.mse_loss, [(batch(), batch())], lambda p: torch.optim.SGD(p, lr=0.1))
+    check_references(job)
 
 
 def test_a_layer_holds_its_own_weights_only():
