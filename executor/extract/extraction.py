@@ -50,12 +50,14 @@ class Keywords(nn.Module):
 
 
 def called_with(model: nn.Module, example_input: Any) -> nn.Module:
-    """Return the model as a loop calls it, with one input: `Keywords` of it if that is its keyword arguments."""
+    """Return the model as a loop calls it, with one input: `Keywords` of it if that is a dict of its arguments."""
     if not isinstance(example_input, dict) or not all(isinstance(key, str) for key in example_input):
         return model
-    parameters = inspect.signature(model.forward).parameters.values()
-    names = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
-    return Keywords(model) if set(example_input) <= names else model
+    try:
+        inspect.signature(model.forward).bind(**example_input)
+    except TypeError:
+        return model
+    return Keywords(model)
 
 
 def layers_of(model: nn.Module, example_input: Any, loss_fn: Loss | None = None, target: Any = None) -> list[nn.Module]:

@@ -199,14 +199,17 @@ def _digested_gradients(model: nn.Module, into: dict[str, bytes], shared: Collec
 
 @contextmanager
 def attributes_restored(model: nn.Module) -> Iterator[None]:
-    """Put the modules' attributes back afterwards."""
-    before = [(module, dict(vars(module))) for module in model.modules()]
+    """Put the modules' attributes and hooks back afterwards."""
+    before = [(module, dict(vars(module)), _hooks(module)) for module in model.modules()]
     try:
         yield
     finally:
-        for module, attributes in before:
+        for module, attributes, hooks in before:
             vars(module).clear()
             vars(module).update(attributes)
+            for name, items in hooks.items():
+                attributes[name].clear()
+                attributes[name].update(items)
 
 
 @contextmanager
@@ -223,6 +226,10 @@ def buffers_restored(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer in model.buffers():
                 buffer.copy_(values[id(buffer)])
+
+
+def _hooks(module: nn.Module) -> dict[str, dict[Any, Any]]:
+    return {name: dict(value) for name, value in vars(module).items() if "_hooks" in name and isinstance(value, dict)}
 
 
 def attributes_of(model: nn.Module) -> dict[str, bytes]:

@@ -144,6 +144,9 @@ class _Builder:
         if piece is not None:
             gate = Gate(piece.name, made, forward, self._director)
             made.__dict__["forward"] = self.gates[piece.name] = gate
+        for name, value in list(vars(made).items()):
+            if "_hooks" in name and isinstance(value, dict):  # a hook put on the copy stays there
+                made.__dict__[name] = value.copy()
         return made
 
     def _fill(self, made: nn.Module, module: nn.Module, absent: bool, piece: Piece | None) -> None:

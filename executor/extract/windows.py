@@ -47,6 +47,11 @@ def _begins(piece: Piece, largest: int) -> bool:
 def layers_from(model: nn.Module, pieces: Collection[Piece], recording: Recording, writable: bool) -> list[nn.Module]:
     """Return the chain of layers, which hold the model's own parameters and buffers; writable: see `Window`."""
     calls = tuple(recording.calls)
+    if not calls:
+        raise ExtractionError(
+            "its forward calls none of its parts; if it is compiled, give the module that was compiled, or register "
+            "an extractor."
+        )
     firsts = first_calls(recording, pieces)
     if len(firsts) < len(first_calls(replace(recording, spans=[]), pieces)):
         if len(firsts) == 1:

@@ -229,3 +229,12 @@ class Bare(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.weight
+
+
+class Hidden(nn.Module):
+    """Calls another module than the one it has as a part, as a compiled module does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = part = Stack()
+        self.forward = lambda x: part(x)

@@ -145,6 +145,7 @@ def test_random_state_gradients_buffers_and_attributes_are_as_before():
         (models.LayerDrop, r"which parts run must not depend on data or chance"),
         (models.Masked, r"Masked could not be taken apart: TypeError: .*missing 1 required .* See that it runs"),
         (models.Inseparable, r"Inseparable: its parts cannot be separated: .*a residual connection around a part"),
+        (models.Hidden, r"Hidden: its forward calls none of its parts; if it is compiled"),
         (models.Bare, r"Bare: it has no parts with parameters"),
         (nn.Identity, r"Identity: nothing that it returns has a gradient"),
     ],
@@ -193,6 +194,17 @@ def test_a_dict_is_given_by_keyword_where_the_forward_has_these_names():
     assert isinstance(called_with(model, {"x": 1, "mask": 2}), Keywords)
     assert called_with(model, {"x": 1, "other": 2}) is model
     assert called_with(model, batch()) is model
+    assert called_with(models.Stack(), {"mask": 2}).__class__ is models.Stack
+
+
+def test_hooks_run_and_those_that_a_forward_installs_do_not_stay_behind():
+    stack = models.Stack()
+    stack.blocks[0].register_forward_hook(lambda module, args, output: output * 2)
+    assert len(layers_of(stack, batch())) == 5
+    case = CASES["gpt2"]()
+    case.model.config.output_hidden_states = True  # transformers installs hooks in the first forward then
+    assert len(chain_for(case)[1]) == 5
+    assert not any(module._forward_hooks for module in case.model.modules())
 
 
 def test_importing_the_extractor_leaves_transformers_alone():
