@@ -12,11 +12,13 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from executor import randomness
 from executor.errors import ExtractionError
 from executor.extract.pieces import Piece
 from executor.extract.skeleton import Gate, Parts, skeleton
 from executor.extract.window import Source, is_dropped
 
+_NUM_MORE = 4  # runs, from random states that follow on each other
 _CARRIED = (type(None), bool, int, float, complex, str, torch.dtype, torch.device, torch.Tensor)
 
 
@@ -27,12 +29,14 @@ class Recording:
     Sources are ("input", leaf), (call, leaf) and ("parameter", its id). inspected: pieces whose children
     the code between pieces looks at. spans: first and last call that need one and the same thing that this
     code computes with gradient. Layers that both compute it would add up its gradient in another order.
+    draws: whether this code draws random numbers.
     """
 
     calls: list[str] = field(default_factory=list)
     needs: list[frozenset[Source]] = field(default_factory=list)
     inspected: set[str] = field(default_factory=set)
     spans: list[tuple[int, int]] = field(default_factory=list)
+    draws: bool = False
 
     def needed_from(self, call: int) -> frozenset[Source]:
         """Return what this call, later ones or the end need."""
@@ -60,6 +64,7 @@ class _Recorder(TorchDispatchMode):
         self._decisive: frozenset[Source] = frozenset()
         self._differentiable: set[Source] = set()
         self._num_computed = 0
+        self._random = randomness.save()
 
     def name(self, tensor: torch.Tensor, sources: Iterable[Source]) -> None:
         """Say what a tensor is."""
@@ -82,11 +87,13 @@ class _Recorder(TorchDispatchMode):
         number = len(self.recording.calls)
         self.recording.calls.append(gate.name)
         self.recording.needs.append(self.needs((args, kwargs)))
+        self.recording.draws |= randomness.save() != self._random
         self._inside = True
         try:
             output = gate.run(args, kwargs)
         finally:
             self._inside = False
+        self._random = randomness.save()
         self._name_output(gate.name, number, pytree.tree_leaves(output))
         return output
 
@@ -171,11 +178,22 @@ def _view(tensor: torch.Tensor) -> _View:
 
 
 def record(model: nn.Module, pieces: Collection[Piece], example_input: Any) -> Recording:
-    """Run the model on an input.
+    """Run the model on an input, and more often if its containers' code draws random numbers.
 
     Raises:
         ExtractionError: it does what layers could not.
     """
+    recording = _record(model, pieces, example_input)
+    for _ in range(_NUM_MORE if recording.draws else 0):
+        if _record(model, pieces, example_input).calls != recording.calls:
+            raise ExtractionError(
+                "which of its parts run depends on chance (layerdrop, perhaps); switch that off, give a list of "
+                "layers, or register an extractor."
+            )
+    return recording
+
+
+def _record(model: nn.Module, pieces: Collection[Piece], example_input: Any) -> Recording:
     recorder = _Recorder()
     for parameter in model.parameters():
         recorder.name(parameter, [("parameter", id(parameter))])
