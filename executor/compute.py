@@ -7,7 +7,7 @@ a forward unit drops what autograd would save instead.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -59,10 +59,23 @@ class Boundary:
 
 
 def run_layers(layers: Sequence[nn.Module], value: Any) -> Any:
-    """Feed a value through layers, one after another."""
-    for layer in layers:
-        value = layer(value)
+    """Feed a value through layers, one after another; extracted ones run several in one pass."""
+    index = 0
+    while index < len(layers):
+        layer, num_more = layers[index], 0
+        if isinstance(layer, RunsMore):
+            value, num_more = layer.run_with(layers[index + 1 :], value)
+        else:
+            value = layer(value)
+        index += 1 + num_more
     return value
+
+
+@runtime_checkable
+class RunsMore(Protocol):
+    """A layer that may run some of those after it in the same pass; it returns the value and their number."""
+
+    def run_with(self, following: Sequence[nn.Module], value: Any) -> tuple[Any, int]: ...
 
 
 def forward(

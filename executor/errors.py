@@ -9,6 +9,10 @@ class JobError(HydraError, ValueError):
     """A job cannot be trained as given."""
 
 
+class ExtractionError(JobError):
+    """A module cannot be turned into a chain of layers that gives the same bits."""
+
+
 class DeviceError(HydraError, RuntimeError):
     """A device is missing, or its settings are impossible."""
 
