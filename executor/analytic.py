@@ -24,7 +24,6 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from executor import randomness
 from executor.budget import storages_of
 from executor.compute import Boundary, needs_grad, run_layers
 from executor.errors import JobError
@@ -80,7 +79,7 @@ class AnalyticPilot(JobPilot):
         constants = [tensor for tensor in tensors_in(job.layers, job.loss_fn) if id(tensor) not in weights]
         sizes = {s._cdata: self._cast_bytes(tensor, s.nbytes()) for tensor in constants for s in storages_of(tensor)}
         self.constant_bytes = sum(sizes.values())
-        batch = _first_batch(job)
+        batch = job.first_batch
         try:
             with self._mode:
                 self.input, self.target = (packed(self._fake_tree(tree, batch_size)) for tree in batch)
@@ -278,17 +277,3 @@ class _Describer(cloudpickle.Pickler):
             index = self._index.setdefault(id(obj), len(self._index))
             return index, str(obj.dtype), tuple(obj.shape), obj.stride(), obj.requires_grad, type(obj).__name__
         return None
-
-
-def _first_batch(job: TorchJob) -> tuple[Any, Any]:
-    """Return the first mini-batch of a copy of the job's loader; the random state stays as it is."""
-    before = randomness.save()
-    try:
-        batch = next(iter(cloudpickle.loads(cloudpickle.dumps(job.dataloader))))
-    except (Exception, SystemExit) as reason:
-        raise JobError(f"job {job.name!r}: the dataloader failed on its first mini-batch: {told(reason)}") from reason
-    finally:
-        randomness.restore(before)
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        raise JobError(f"job {job.name!r}: the dataloader must yield (input, target) pairs.")
-    return batch[0], batch[1]

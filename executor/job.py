@@ -15,6 +15,7 @@ import cloudpickle
 import torch
 from torch import nn
 
+from executor import randomness
 from executor.errors import JobError
 from executor.step import Scheduler, StepOptions
 from hydrasim.errors import told
@@ -28,7 +29,8 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 class TorchJob:
     """One model to train.
 
-    model: an nn.Sequential or a list of layers, each fed the output of the one before.
+    model: an nn.Sequential or a list of layers, each fed the output of the one before; or any module that
+    `executor.extract` can turn into one, called with the input, or with a dict of its arguments.
     loss_fn(output, target) returns a scalar. dataloader yields (input, target) pairs and has a length.
     optimizer: a callable that makes one from parameters, such as `lambda p: AdamW(p, lr=1e-3)`, or an
     instance over the model's parameters. epochs: passes over the data; max_steps: stop after so many
@@ -82,15 +84,47 @@ class TorchJob:
             return tuple(self.model)  # children() would leave out the second use of a module
         if isinstance(self.model, (list, tuple)) and all(isinstance(layer, nn.Module) for layer in self.model):
             return tuple(self.model)
+        if isinstance(self.model, nn.Module):
+            from executor.extract import chain_of
+
+            return tuple(chain_of(self.module, self.first_batch, self.loss_fn))
         raise JobError(
-            f"job {self.name!r}: the model is a {type(self.model).__name__}; give an nn.Sequential or a list of "
-            "layers, each fed the output of the one before."
+            f"job {self.name!r}: the model is a {type(self.model).__name__}; give a module or a list of layers, each "
+            "fed the output of the one before."
         )
 
-    @property
+    @cached_property
     def module(self) -> nn.Module:
-        """The whole model as one module, as the reference loop wants it."""
-        return self.model if isinstance(self.model, nn.Module) else nn.Sequential(*self.model)
+        """The whole model as one module of one input, as the reference loop wants it."""
+        if isinstance(self.model, nn.Sequential):
+            return self.model
+        if isinstance(self.model, nn.Module):
+            from executor.extract import called_with
+
+            return called_with(self.model, self.first_batch[0])
+        return nn.Sequential(*self.model)
+
+    @cached_property
+    def first_batch(self) -> tuple[Any, Any]:
+        """The first mini-batch that a copy of the dataloader yields; the random state stays as it is.
+
+        Raises:
+            JobError: it fails, or yields something else than (input, target) pairs.
+        """
+        before = randomness.save()
+        try:
+            batch = next(iter(cloudpickle.loads(cloudpickle.dumps(self.dataloader))))
+        except StopIteration:
+            raise JobError(f"job {self.name!r}: the dataloader yields nothing.") from None
+        except (Exception, SystemExit) as reason:
+            raise JobError(
+                f"job {self.name!r}: the dataloader failed on its first mini-batch: {told(reason)}"
+            ) from reason
+        finally:
+            randomness.restore(before)
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise JobError(f"job {self.name!r}: the dataloader must yield (input, target) pairs.")
+        return batch[0], batch[1]
 
     @property
     def num_minibatches(self) -> int:

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cloudpickle
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
@@ -69,21 +68,7 @@ class JobPilot:
         constants = [tensor for tensor in tensors_in(job.layers, job.loss_fn) if id(tensor) not in weights]
         storages = {storage._cdata: storage for tensor in constants for storage in storages_of(tensor)}
         self.constant_bytes = sum(storage.nbytes() for storage in storages.values())
-        before = randomness.save()
-        try:
-            loader = cloudpickle.loads(cloudpickle.dumps(job.dataloader))
-            batch = next(iter(loader))
-        except StopIteration:
-            raise JobError(f"job {job.name!r}: the dataloader yields nothing.") from None
-        except (Exception, SystemExit) as reason:
-            raise JobError(
-                f"job {job.name!r}: the dataloader failed on its first mini-batch: {told(reason)}"
-            ) from reason
-        finally:
-            randomness.restore(before)
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise JobError(f"job {job.name!r}: the dataloader must yield (input, target) pairs.")
-        self.input, self.target = map(packed, batch)
+        self.input, self.target = map(packed, job.first_batch)
         self.input_bytes = max(1, spec_of(self.input).nbytes)  # what has no bytes would not travel
         self.target_bytes = max(1, spec_of(self.target).nbytes)
 
