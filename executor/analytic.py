@@ -27,9 +27,10 @@ from torch.utils import _pytree as pytree
 from executor.budget import storages_of
 from executor.compute import Boundary, needs_grad, run_layers
 from executor.errors import JobError
-from executor.job import TorchJob, tensors_in
+from executor.job import TorchJob
 from executor.kernels import BACKWARD, FORWARD, UPDATE, KernelCounter
 from executor.layout import parameters_of
+from executor.pickling import tensors_in
 from executor.pilot import JobPilot, ShardPilot
 from executor.tensors import TreeSpec, packed, spec_of
 from hydrasim.errors import told

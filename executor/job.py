@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import pickle
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from torch import nn
 
 from executor import randomness
 from executor.errors import JobError
+from executor.pickling import WeightlessPickler
 from executor.step import Scheduler, StepOptions
 from hydrasim.errors import told
 from hydrasim.workload import JOB_NAME, ActivationMode
@@ -258,28 +258,6 @@ class OptimizerRecipe:
         return made
 
 
-class _Pickler(cloudpickle.Pickler):
-    """Pickles by content, with numbers in place of the given parameters. met: those it came across."""
-
-    def __init__(self, file: Any, parameters: Iterable[nn.Parameter]) -> None:
-        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
-        self.met: set[int] = set()
-        self._index = {id(parameter): i for i, parameter in enumerate(parameters)}
-
-    def persistent_id(self, obj: Any) -> Any:
-        if isinstance(obj, nn.Parameter) and id(obj) in self._index:
-            self.met.add(id(obj))
-            return self._index[id(obj)], obj.dtype, obj.requires_grad
-        return None
-
-
-def dump_without_weights(value: Any, parameters: list[nn.Parameter]) -> bytes:
-    """Pickle a value by content, with empty parameters in place of the given ones."""
-    buffer = io.BytesIO()
-    _Pickler(buffer, parameters).dump(value)
-    return buffer.getvalue()
-
-
 def check_references(job: TorchJob) -> None:
     """Make sure that layers and loss can travel, and that none hides weights that another one updates.
 
@@ -290,7 +268,7 @@ def check_references(job: TorchJob) -> None:
         (f"layer {index}", layer, list(layer.parameters())) for index, layer in enumerate(job.layers)
     ]
     for name, part, own in [*parts, ("loss_fn", job.loss_fn, [])]:
-        pickler = _Pickler(io.BytesIO(), job.module.parameters())
+        pickler = WeightlessPickler(io.BytesIO(), job.module.parameters())
         try:
             pickler.dump(part)
         except Exception as reason:
@@ -300,39 +278,3 @@ def check_references(job: TorchJob) -> None:
                 f"job {job.name!r}: {name} refers to parameters of the model that are not its own; on a device it "
                 "would find their bytes gone. Put what uses them into their layer, or use weight_decay."
             )
-
-
-class _TensorFinder(cloudpickle.Pickler):
-    """Pickles by content to nowhere, and collects the tensors that it comes across."""
-
-    def __init__(self) -> None:
-        super().__init__(io.BytesIO(), protocol=pickle.HIGHEST_PROTOCOL)
-        self.found: dict[int, torch.Tensor] = {}
-
-    def persistent_id(self, obj: Any) -> Any:
-        if isinstance(obj, torch.Tensor):
-            self.found[id(obj)] = obj
-            return id(obj)
-        return None
-
-
-def tensors_in(*values: Any) -> list[torch.Tensor]:
-    """Return every tensor that travels with these values: parameters, buffers, plain attributes, closures."""
-    finder = _TensorFinder()
-    finder.dump(values)
-    return list(finder.found.values())
-
-
-def load_without_weights(data: bytes) -> tuple[Any, list[nn.Parameter]]:
-    """Read the value back; return it with its empty parameters, in the order they were given."""
-    made: dict[int, nn.Parameter] = {}
-
-    class Unpickler(pickle.Unpickler):
-        def persistent_load(self, pid: Any) -> nn.Parameter:
-            number, dtype, requires_grad = pid
-            if number not in made:
-                made[number] = nn.Parameter(torch.empty(0, dtype=dtype), requires_grad=requires_grad)
-            return made[number]
-
-    value = Unpickler(io.BytesIO(data)).load()
-    return value, [made[number] for number in sorted(made)]

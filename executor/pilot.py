@@ -18,8 +18,9 @@ from executor.activations import SavedTensors, forward_keeping, storages
 from executor.budget import BudgetTracker, storages_of
 from executor.compute import backward, forward, loss_and_backward, needs_grad, step
 from executor.errors import JobError
-from executor.job import TorchJob, check_references, tensors_in
+from executor.job import TorchJob, check_references
 from executor.layout import ShardLayout, buffers_of, layout_of, parameters_of, tensor_state
+from executor.pickling import tensors_in
 from executor.tensors import TreeSpec, packed, spec_of
 from hydrasim.errors import HydraError, told
 

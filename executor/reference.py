@@ -25,10 +25,7 @@ def train_plain(
     seed: int = 0,
     device: str = "cpu",
 ) -> tuple[list[float], torch.optim.Optimizer]:
-    """Train the model in place; return the loss of every mini-batch and the optimizer with its state.
-
-    The random streams are seeded here, after the model has been built.
-    """
+    """Seed, train the model in place; return the loss of every mini-batch and the optimizer with its state."""
     torch.manual_seed(seed)
     random.seed(seed)
     model.to(device)

@@ -14,10 +14,11 @@ from executor.backend import TorchBackend
 from executor.devices import CudaDevice, Device
 from executor.errors import ExecutionError, JobError
 from executor.host_store import HostStore
-from executor.job import TorchJob, dump_without_weights
+from executor.job import TorchJob
 from executor.layout import buffers_of, parameters_of
 from executor.messages import JobSetup, LoaderSetup, Setup
 from executor.partition import Partition
+from executor.pickling import dump_without_weights
 from executor.pool import DevicePool
 from executor.prepare import Prepared, prepare
 from executor.step import rates_of

@@ -16,9 +16,9 @@ from executor.activations import KeptForward, SavedTensors, TooLarge, forward_ke
 from executor.compute import backward, forward, loss_and_backward, step
 from executor.devices import DeviceMemory
 from executor.host_store import StoreView
-from executor.job import load_without_weights, tensors_in
 from executor.layout import ShardLayout, ShardOnDevice, parameters_of
 from executor.messages import JobSetup, Setup
+from executor.pickling import load_without_weights, tensors_in
 from executor.step import norm_of
 from executor.tensors import Slot, TreeSpec, spec_of, write_tree
 from executor.transfer import spec_key

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from executor.errors import JobError
-from executor.job import dump_without_weights, load_without_weights
 from executor.layout import parameters_of
+from executor.pickling import dump_without_weights, load_without_weights
 from tests.executor.worlds import pairs, perceptron, small_job
 
 
@@ -30,7 +30,7 @@ from tests.executor.worlds import pairs, perceptron, small_job
         ({"cuts": "1"}, "cuts '1' must be indices of layers"),
         ({"name": None}, "job name None is no text"),
         ({"max_steps": 0}, "at least 1"),
-        ({"model": nn.Linear(4, 2)}, "the model is a Linear; give an nn.Sequential"),
+        ({"model": nn.Linear(4, 2)}, "Linear: it has no parts with parameters to make layers of; give a list of layers"),
         ({"model": nn.Sequential(nn.Tanh())}, "has no parameters"),
     ],
 )

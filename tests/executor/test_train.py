@@ -263,3 +263,26 @@ def test_a_workers_memory_stays_within_its_device_measured_from_outside(monkeypa
     assert result.peak_bytes[0] <= ARENA_AND_WORKING
     assert max(samples) - idle <= ARENA_AND_WORKING + SLACK
     assert max(samples) - idle > ARENA_AND_WORKING / 2  # or the measurement saw nothing
+
+
+class Outside(nn.Module):
+    """A model as users write them: a stack of blocks within a forward of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Dropout(0.2)) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+def test_a_module_with_a_forward_of_its_own_is_cut_and_trained(pools):
+    torch.manual_seed(0)
+    job = small_job(model=Outside(), cuts=(2, 4))
+    answer = expected(job)
+    result = train([job], pools[1].devices, pool=pools[1])
+    assert differences(job, result, answer) == []
