@@ -11,8 +11,9 @@ only on the order of the units bound to the device, never on timing, and memory 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -83,6 +84,12 @@ class _Retired(NamedTuple):
     guards: frozenset[int]
 
 
+def _counts_of_late(ranges: Sequence[Block | _Retired], previous: int) -> list[int]:
+    """Return how many of the first 0, 1, 2 .. ranges a command from `previous` on still uses; without one, none."""
+    late = (previous > NEVER and max(one.guards, default=NEVER) >= previous for one in ranges)
+    return [0, *accumulate(late)]
+
+
 class Arena:
     """Live blocks and retired ranges of one device; offsets are multiples of the alignment."""
 
@@ -108,10 +115,9 @@ class Arena:
         """
         live = sorted(self.blocks.values(), key=_offset)
         starts, ends = [block.offset for block in live], [block.end for block in live]
-        in_use = [max(block.guards, default=NEVER) for block in live]
         old = sorted(self._retired)
         old_starts, old_ends = [retired.offset for retired in old], [retired.end for retired in old]
-        last_use = [max(retired.guards, default=NEVER) for retired in old]
+        num_late, num_old_late = _counts_of_late(live, previous), _counts_of_late(old, previous)
         offsets = {0, self.capacity - nbytes, *ends, *old_starts, *old_ends}
         offsets.update(edge - nbytes for edges in (starts, old_starts, old_ends) for edge in edges)
         best: tuple[tuple[bool, bool, int, int, int], int, list[Block]] | None = None
@@ -120,11 +126,14 @@ class Arena:
             if offset < 0 or end > self.capacity:
                 continue
             first, last = bisect_right(ends, offset), bisect_left(starts, end)
-            guards = in_use[first:last] + last_use[bisect_right(old_ends, offset) : bisect_left(old_starts, end)]
-            late = max(guards, default=NEVER) >= previous > NEVER
-            victims = live[first:last]
+            if best is not None and first < last and best[0][:2] == (False, False):
+                continue
+            late = num_late[last] > num_late[first] or (
+                num_old_late[bisect_left(old_starts, end)] > num_old_late[bisect_right(old_ends, offset)]
+            )
             if best is not None and (late, first < last) > best[0][:2]:
                 continue
+            victims = live[first:last]
             if any(block.key in pinned for block in victims):
                 continue
             dearest = max((block.keep_value() for block in victims), default=0)
