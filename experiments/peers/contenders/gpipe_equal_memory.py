@@ -1,0 +1,24 @@
+"""GPipe that recomputes activations, so that a rank takes no more memory than a device of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
+
+from experiments.models import next_byte_loss
+from experiments.peers.pipeline import PipelineContender
+
+
+class GPipeEqualMemory(PipelineContender):
+    """Each stage keeps the inputs of its micro-batches; torch.utils.checkpoint runs its forward again.
+
+    Source: Huang et al., GPipe (2019), section 2.3, "re-materialization".
+    """
+
+    registered_name = "gpipe-equal-memory"
+    recompute = True
+    within_budget = True
+
+    def schedule(self, stage: PipelineStage, microbatches: int) -> Any:
+        return ScheduleGPipe(stage, microbatches, loss_fn=next_byte_loss)
