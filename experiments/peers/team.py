@@ -29,7 +29,7 @@ class PeerFailed(HydraError):
 class Limits:
     """How long a contender may take. begin_s: to start, compile what it compiles, and build the jobs."""
 
-    begin_s: float = 600.0
+    begin_s: float = 900.0
     run_s: float = 300.0
 
 
@@ -59,16 +59,15 @@ class Team:
     def pids(self) -> list[int]:
         return [child.pid for child in self._children]
 
-    def begin(self, options: Options) -> dict[str, Any]:
-        """Have every rank build the jobs anew, in a process if it has none yet; return what the first one tells.
+    def begin(self, options: Options) -> None:
+        """Have every rank build the jobs anew, in a process if it has none yet.
 
         Raises:
             PeerFailed: a rank could not, or not in time.
         """
         if not self._children:
             self._start()
-        facts: dict[str, Any] = self._ask("begin", options, limit_s=self._limits.begin_s)[0]
-        return facts
+        self._ask("begin", dict(options), limit_s=self._limits.begin_s)
 
     def run(self, minibatches: Mapping[str, int]) -> Run:
         """Have all jobs trained for so many more mini-batches; return the run as a whole.
@@ -84,6 +83,11 @@ class Team:
         """Return what the fullest rank holds at most; None if they do not know."""
         found = self._ask("memory", limit_s=self._limits.run_s)
         return max((nbytes for nbytes in found if nbytes is not None), default=None)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the first rank tells of its settings."""
+        facts: dict[str, Any] = self._ask("facts", limit_s=self._limits.run_s)[0]
+        return facts
 
     def close(self) -> None:
         """End every process, whatever it is doing."""

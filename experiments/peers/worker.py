@@ -1,10 +1,10 @@
 """One rank's process: builds jobs and trains them as the race asks over its connection, until that ends.
 
 race --Enter--> rank          who it is
-     --("begin", options)-->  <-- ("done", facts)
-     --("run", minibatches)--> <-- ("done", Run)
-     --("memory",)-->          <-- ("done", bytes or None)
-                               <-- ("failed", story)
+     --("begin", options)-->         <-- ("done", None)
+     --("run", minibatches)-->       <-- ("done", Run)
+     --("memory",) or ("facts",)-->  <-- ("done", what it is)
+                                     <-- ("failed", story), to any of them
 """
 
 from __future__ import annotations
@@ -39,11 +39,10 @@ def answer(contender: Contender, request: tuple[Any, ...]) -> Any:
     """Do what the race asks."""
     what, *details = request
     if what == "begin":
-        contender.begin(*details)
-        return contender.facts()
+        return contender.begin(*details)
     if what == "run":
         return contender.run(*details)
-    return contender.memory_bytes()
+    return contender.memory_bytes() if what == "memory" else contender.facts()
 
 
 def main() -> None:
