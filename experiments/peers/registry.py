@@ -28,11 +28,15 @@ def contenders() -> dict[str, type[Contender]]:
 
 
 def find_contender(name: str) -> type[Contender]:
-    """Return a contender's class.
+    """Return a contender's class; one that is no rival goes by module:Class.
 
     Raises:
         HydraError: there is none of that name.
     """
+    module, _, attribute = name.partition(":")
+    if attribute:
+        found: type[Contender] = getattr(importlib.import_module(module), attribute)
+        return found
     if name not in contenders():
         raise HydraError(f"no peer is named {name!r}; there are {', '.join(rival_names())}.")
     return contenders()[name]

@@ -35,7 +35,7 @@ class PeerWorkload:
 
     specs: of the jobs; their mini-batches are those of one timed run. budget_fraction: state in a device's arena over
     the largest model's whole state. num_checked: mini-batches of each job whose losses are compared; they warm up.
-    rivals: who takes part by default, beside ours.
+    rivals: who takes part by default, beside ours. is_simulated: whether the race is also simulated.
     """
 
     name: str
@@ -45,6 +45,7 @@ class PeerWorkload:
     batch_size: int = 8
     budget_fraction: float = 0.5
     num_checked: int = 6
+    is_simulated: bool = False
 
     @property
     def num_tokens(self) -> int:
@@ -117,7 +118,7 @@ _EQUAL = tuple(_gpt(name, 384, 8, 6) for name in "ABCD")
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        PeerWorkload("W", _EQUAL, _PEERS),
+        PeerWorkload("W", _EQUAL, _PEERS, is_simulated=True),
         # Five unequal jobs, given in an order in which task parallelism leaves a device idle at the end.
         PeerWorkload(
             "W-het",
@@ -126,6 +127,6 @@ WORKLOADS = {
         ),
         # An arena of twice a model's state: the partitioner gives a unit half of it, to load the next one meanwhile.
         PeerWorkload("W-fits", _EQUAL, ("ideal", "gpipe", "1f1b", "ddp"), budget_fraction=2.0),
-        PeerWorkload("W-small", tuple(_gpt(name, 128, 4, 24) for name in "ABCD"), _SIMULATED, context=64),
+        PeerWorkload("W-small", tuple(_gpt(name, 128, 4, 24) for name in "ABCD"), _SIMULATED, context=64, is_simulated=True),
     )
 }  # fmt: skip

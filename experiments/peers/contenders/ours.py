@@ -69,11 +69,7 @@ class Ours(Contender):
         return run
 
     def _train(self, minibatches: Mapping[str, int], pool: DevicePool, *, update_models: bool) -> Run:
-        parts = tuple(
-            replace(part, job=replace(part.job, max_steps=minibatches[part.job.name]))
-            for part in self.prepared.partitions
-        )
-        prepared = replace(self.prepared, partitions=parts)
+        prepared = stopped_after(self.prepared, minibatches)
         result = train(prepared, policy=self.policy, pool=pool, update_models=update_models)
         self._states = {name: job.optimizer_state for name, job in result.jobs.items()}
         return Run(0.0, result.makespan_s, {name: list(job.losses) for name, job in result.jobs.items()})
@@ -93,3 +89,11 @@ def prepare_for_peers(workload: PeerWorkload, optimizer: str, jobs: list[TorchJo
     arena_bytes = int(workload.budget_fraction * workload.state_bytes(optimizer))
     parts = partition_arena([JobPilot(job) for job in jobs], arena_bytes)
     return Prepared(tuple(parts), (CpuDevice(arena_bytes + reserved_bytes(parts)),) * NUM_DEVICES)
+
+
+def stopped_after(prepared: Prepared, minibatches: Mapping[str, int]) -> Prepared:
+    """Return the same jobs, each stopped after so many mini-batches."""
+    parts = [
+        replace(part, job=replace(part.job, max_steps=minibatches[part.job.name])) for part in prepared.partitions
+    ]
+    return replace(prepared, partitions=tuple(parts))
