@@ -1,23 +1,24 @@
-"""What pipelines share: a model in two stages, one a rank, through which micro-batches go by one of torch's schedules."""
+"""What pipelines share: a model in two stages, one a rank, and micro-batches that go through by a schedule of torch."""
 
 from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.pipelining import PipelineStage
 from torch.utils.checkpoint import checkpoint
 
 from executor.budget import BudgetTracker
-from experiments.models import next_byte_loss
 from experiments.peers.contender import Losses, Options
 from experiments.peers.distributed import DistributedContender
 from experiments.peers.workloads import OPTIMIZERS
 from experiments.workloads import GptSpec
+
+if TYPE_CHECKING:
+    from torch.distributed.pipelining import PipelineStage
 
 
 class Recomputed(nn.Module):
@@ -84,6 +85,8 @@ class PipelineContender(DistributedContender):
         return (inputs,) if self.rank.index == 0 else ()
 
     def _stage(self, spec: GptSpec, microbatches: int) -> tuple[Any, torch.optim.Optimizer, nn.Module]:
+        from torch.distributed.pipelining import PipelineStage
+
         model = self.task.workload.model(spec)
         half = 1 + spec.depth // 2  # embedding and first half of the blocks; the rest and the head
         module: nn.Module = model[:half] if self.rank.index == 0 else model[half:]
@@ -91,5 +94,3 @@ class PipelineContender(DistributedContender):
         staged = Recomputed(module) if self.recompute else module
         stage = PipelineStage(staged, self.rank.index, self.rank.count, torch.device("cpu"))
         return self.schedule(stage, microbatches), optimizer, module
-
-

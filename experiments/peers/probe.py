@@ -29,8 +29,8 @@ class Probe(DistributedContender):
 
     def facts(self) -> dict[str, Any]:
         """Return latency and bandwidth of one direction, medians of there and back."""
-        latency_s = self._one_way_s(_SMALL_BYTES)
-        return {"latency_s": latency_s, "bytes_per_s": _LARGE_BYTES / max(self._one_way_s(_LARGE_BYTES) - latency_s, 1e-9)}
+        latency_s, large_s = self._one_way_s(_SMALL_BYTES), self._one_way_s(_LARGE_BYTES)
+        return {"latency_s": latency_s, "bytes_per_s": _LARGE_BYTES / max(large_s - latency_s, 1e-9)}
 
     def _one_way_s(self, nbytes: int) -> float:
         tensor, seconds = torch.zeros(nbytes, dtype=torch.uint8), []

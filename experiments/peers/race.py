@@ -1,7 +1,7 @@
 """One race: all contenders on one task, checked first, then run in turn, ours beside each of the others.
 
-    round 0   ours  a  b  ours  c  d  ours  e       a and b lie beside an ours of their own, b and c share one
-    round 1   ours  b  c  ours  d  e  ours  a       so nobody always comes first or last
+round 0   ours  a  b  ours  c  d  ours  e       a and b lie beside an ours of their own, b and c share one
+round 1   ours  b  c  ours  d  e  ours  a       so nobody always comes first or last
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Race:
         """Return the losses of the reference loop: the ideal, in a single process."""
         with Team("ideal", self.task, num_ranks=1, limits=self._limits) as team:
             team.begin({})
-            return team.run(self._checked(self.task.workload.num_checked)).losses
+            return team.run(self._checked(self.task.workload.num_checked), is_first=True).losses
 
     def _admit(self, entry: Entry, reference: Losses) -> None:
         """Start a contender and have it train the checked mini-batches, which warm it up.
@@ -139,7 +139,7 @@ class Race:
             entry.trial = [self._try(team, variant) for variant in variants]
         entry.options = self._chosen(entry, variants, within_budget=contender.within_budget)
         team.begin(entry.options)
-        run = team.run(self._checked(self.task.workload.num_checked))
+        run = team.run(self._checked(self.task.workload.num_checked), is_first=True)
         entry.loss_difference = largest_difference(run.losses, reference)
         if wrong := objection(entry.loss_difference, exact=contender.exact):
             team.close()
@@ -150,7 +150,7 @@ class Race:
 
     def _try(self, team: Team, variant: Options) -> dict[str, Any]:
         team.begin(variant)
-        team.run(self._checked(1))
+        team.run(self._checked(1), is_first=True)
         seconds = _seconds(team.run(self._checked(_TRIAL_MINIBATCHES)))
         self._say(f"{team.name}: {_told(variant)}{seconds:.2f} s in the trial")
         return {"options": dict(variant), "seconds": seconds, "memory_bytes": team.memory_bytes()}

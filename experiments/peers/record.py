@@ -46,7 +46,6 @@ def record_of(race: Race, command: str, *, is_smoke: bool, simulated: Mapping[st
 
 def _contender(entry: Entry, num_tokens: int) -> Record:
     fields = asdict(entry) | {"tokens_per_s": num_tokens / median(entry.seconds) if entry.seconds else None}
-    del fields["name"]
     return fields | ({"ratio": asdict(ratio_of_pairs(entry.pairs))} if entry.pairs else {})
 
 

@@ -22,8 +22,8 @@ mini-batches of every job are held against the reference loop's before anything 
 Process start, imports, profiling and building are timed for nobody. A run is the same number of further mini-batches of
 every job; *ours* runs beside every rival, and the ratio is taken pair by pair: its median, and the bootstrap interval
 of that. *Ours* holds the stated part of one model's state and an activation peak on each device; rivals have no limit
-unless said. There is no device memory here and no PCIe: these numbers tell what scheduling, copies and engines cost, not
-what hides behind a GPU's kernels."""
+unless said. There is no device memory here and no PCIe: these numbers tell what scheduling, copies and engines cost,
+not what hides behind a GPU's kernels."""
 
 
 def write_report(records: Sequence[Record], folder: Path, command: str) -> Record:

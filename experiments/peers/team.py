@@ -27,7 +27,7 @@ class PeerFailed(HydraError):
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a contender may take. begin_s: to start, compile what it compiles, and build the jobs."""
+    """How long a contender may take. begin_s: to start, compile what it compiles, build the jobs, and warm up."""
 
     begin_s: float = 900.0
     run_s: float = 300.0
@@ -69,13 +69,16 @@ class Team:
             self._start()
         self._ask("begin", dict(options), limit_s=self._limits.begin_s)
 
-    def run(self, minibatches: Mapping[str, int]) -> Run:
+    def run(self, minibatches: Mapping[str, int], *, is_first: bool = False) -> Run:
         """Have all jobs trained for so many more mini-batches; return the run as a whole.
+
+        is_first: what is to be set up is set up now, and so it may take longer.
 
         Raises:
             PeerFailed: a rank could not, or not in time.
         """
-        runs: list[Run] = self._ask("run", dict(minibatches), limit_s=self._limits.run_s)
+        limit_s = self._limits.begin_s if is_first else self._limits.run_s
+        runs: list[Run] = self._ask("run", dict(minibatches), limit_s=limit_s)
         losses = _joined([run.losses for run in runs])
         return Run(min(run.begin_s for run in runs), max(run.end_s for run in runs), losses)
 

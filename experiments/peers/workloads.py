@@ -69,9 +69,8 @@ class PeerWorkload:
 
     def job(self, spec: GptSpec, optimizer: str) -> TorchJob:
         """Return a job as the executor takes it."""
-        return TorchJob(
-            spec.name, self.model(spec), next_byte_loss, self.loader(), OPTIMIZERS[optimizer], max_steps=self.num_checked
-        )
+        made, loader = OPTIMIZERS[optimizer], self.loader()
+        return TorchJob(spec.name, self.model(spec), next_byte_loss, loader, made, max_steps=self.num_checked)
 
     def state_bytes(self, optimizer: str) -> int:
         """Return the largest model's weights, gradients and optimizer state."""
@@ -102,9 +101,15 @@ def find_workload(name: str, *, smoke: bool = False) -> PeerWorkload:
 def _tiny(workload: PeerWorkload) -> PeerWorkload:
     """Return the workload with every model narrow and shallow, so that a run takes less than a second."""
     specs = tuple(
-        replace(spec, width=spec.width // 6 // 16 * 16, depth=max(2, spec.depth // 2), num_heads=2, minibatches=min(3, spec.minibatches))
+        replace(
+            spec,
+            width=max(32, spec.width // 6 // 16 * 16),
+            depth=max(2, spec.depth // 2),
+            num_heads=2,
+            minibatches=min(3, spec.minibatches),
+        )
         for spec in workload.specs
-    )  # fmt: skip
+    )
     return replace(workload, specs=specs, context=32, batch_size=8, num_checked=3)
 
 
@@ -115,18 +120,22 @@ def _gpt(name: str, width: int, depth: int, minibatches: int) -> GptSpec:
 _PEERS = ("ideal", "gpipe", "gpipe-equal-memory", "1f1b", "ddp", "fsdp2-offload", "zero3-offload")
 _SIMULATED = ("gpipe", "1f1b", "ddp", "fsdp2-offload", "zero3-offload")
 _EQUAL = tuple(_gpt(name, 384, 8, 6) for name in "ABCD")
+# Three long jobs and two short ones, the long ones first: however whole jobs are dealt, one of two devices idles.
+_UNEQUAL = (
+    _gpt("A", 512, 6, 7),
+    _gpt("B", 384, 8, 9),
+    _gpt("C", 384, 12, 6),
+    _gpt("D", 384, 4, 3),
+    _gpt("E", 256, 4, 6),
+)
+_SMALL = tuple(_gpt(name, 128, 4, 24) for name in "ABCD")
 WORKLOADS = {
     workload.name: workload
     for workload in (
         PeerWorkload("W", _EQUAL, _PEERS, is_simulated=True),
-        # Five unequal jobs, given in an order in which task parallelism leaves a device idle at the end.
-        PeerWorkload(
-            "W-het",
-            (_gpt("A", 256, 8, 8), _gpt("B", 384, 4, 8), _gpt("C", 512, 4, 5), _gpt("D", 384, 8, 6), _gpt("E", 384, 12, 7)),
-            (*_PEERS, "task-parallel-spilling"),
-        ),
+        PeerWorkload("W-het", _UNEQUAL, (*_PEERS, "task-parallel-spilling"), is_simulated=True),
         # An arena of twice a model's state: the partitioner gives a unit half of it, to load the next one meanwhile.
         PeerWorkload("W-fits", _EQUAL, ("ideal", "gpipe", "1f1b", "ddp"), budget_fraction=2.0),
-        PeerWorkload("W-small", tuple(_gpt(name, 128, 4, 24) for name in "ABCD"), _SIMULATED, context=64, is_simulated=True),
+        PeerWorkload("W-small", _SMALL, _SIMULATED, context=64, is_simulated=True),
     )
-}  # fmt: skip
+}

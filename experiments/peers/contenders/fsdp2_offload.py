@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
-
 from experiments.models import Block
 from experiments.peers.contender import Options
 from experiments.peers.distributed import DataParallelContender
@@ -22,6 +19,9 @@ class FSDP2Offload(DataParallelContender):
     registered_name = "fsdp2-offload"
 
     def wrap(self, spec: GptSpec, options: Options) -> tuple[Any, Any]:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
+
         mesh = init_device_mesh("cpu", (self.rank.count,))
         policy = CPUOffloadPolicy(pin_memory=False)
         model = self.task.workload.model(spec)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
+from typing import TYPE_CHECKING, Any
 
 from experiments.models import next_byte_loss
 from experiments.peers.pipeline import PipelineContender
+
+if TYPE_CHECKING:
+    from torch.distributed.pipelining import PipelineStage
 
 
 class GPipe(PipelineContender):
@@ -19,4 +20,6 @@ class GPipe(PipelineContender):
     registered_name = "gpipe"
 
     def schedule(self, stage: PipelineStage, microbatches: int) -> Any:
+        from torch.distributed.pipelining import ScheduleGPipe  # a second to import, for those who need it
+
         return ScheduleGPipe(stage, microbatches, loss_fn=next_byte_loss)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
+from typing import TYPE_CHECKING, Any
 
 from experiments.models import next_byte_loss
 from experiments.peers.pipeline import PipelineContender
+
+if TYPE_CHECKING:
+    from torch.distributed.pipelining import PipelineStage
 
 
 class GPipeEqualMemory(PipelineContender):
@@ -21,4 +22,6 @@ class GPipeEqualMemory(PipelineContender):
     within_budget = True
 
     def schedule(self, stage: PipelineStage, microbatches: int) -> Any:
+        from torch.distributed.pipelining import ScheduleGPipe  # a second to import, for those who need it
+
         return ScheduleGPipe(stage, microbatches, loss_fn=next_byte_loss)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+from typing import TYPE_CHECKING, Any
 
 from experiments.models import next_byte_loss
 from experiments.peers.pipeline import PipelineContender
+
+if TYPE_CHECKING:
+    from torch.distributed.pipelining import PipelineStage
 
 
 class OneFOneB(PipelineContender):
@@ -19,4 +20,6 @@ class OneFOneB(PipelineContender):
     registered_name = "1f1b"
 
     def schedule(self, stage: PipelineStage, microbatches: int) -> Any:
+        from torch.distributed.pipelining import Schedule1F1B  # a second to import, for those who need it
+
         return Schedule1F1B(stage, microbatches, loss_fn=next_byte_loss)

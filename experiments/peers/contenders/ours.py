@@ -93,7 +93,5 @@ def prepare_for_peers(workload: PeerWorkload, optimizer: str, jobs: list[TorchJo
 
 def stopped_after(prepared: Prepared, minibatches: Mapping[str, int]) -> Prepared:
     """Return the same jobs, each stopped after so many mini-batches."""
-    parts = [
-        replace(part, job=replace(part.job, max_steps=minibatches[part.job.name])) for part in prepared.partitions
-    ]
+    parts = [replace(part, job=replace(part.job, max_steps=minibatches[part.job.name])) for part in prepared.partitions]
     return replace(prepared, partitions=tuple(parts))
