@@ -19,6 +19,7 @@ from hydrasim.errors import HydraError
 
 Record = dict[str, Any]
 LABEL = "emulated"
+_TENTH = 0.1  # how far a simulated rival may be from the real one before figures must carry its interval
 
 
 def record_of(race: Race, command: str, *, is_smoke: bool, simulated: Mapping[str, Any] | None = None) -> Record:
@@ -74,27 +75,51 @@ def read_records(folder: Path, *, is_smoke: bool) -> list[Record]:
 
 
 def summary(records: Sequence[Record], command: str) -> Record:
-    """Return the figures of all races: how many times as fast ours is, by rival, optimizer and workload."""
+    """Return the figures of all races: how many times as fast ours is, by rival, optimizer and workload.
+
+    simulation: of each simulated rival, between what and what its simulated throughput over the real one lies.
+    """
     ratio_to: dict[str, dict[str, dict[str, Any]]] = {}
+    simulation: dict[str, list[float]] = {}
     for record in records:
         for name, found in record["contenders"].items():
-            if name != OURS and "ratio" in found:
-                kept = {
-                    **found["ratio"],
-                    "tokens_per_s": found["tokens_per_s"],
-                    "ours_tokens_per_s": record["contenders"][OURS]["tokens_per_s"],
-                    "largest_loss_difference": found["loss_difference"],
-                    **_beside(found["ratio"]["value"], record["simulated"].get(name)),
-                }
-                ratio_to.setdefault(name, {}).setdefault(record["optimizer"], {})[record["workload"]] = kept
-    return {"label": LABEL, "command": command, "ratio_to": ratio_to, "races": list(records)}
+            if name == OURS or "ratio" not in found:
+                continue
+            simulated = _beside(found, record["simulated"].get(name))
+            ratio_to.setdefault(name, {}).setdefault(record["optimizer"], {})[record["workload"]] = {
+                **found["ratio"],
+                "tokens_per_s": found["tokens_per_s"],
+                "ours_tokens_per_s": record["contenders"][OURS]["tokens_per_s"],
+                "largest_loss_difference": found["loss_difference"],
+                **simulated,
+            }
+            if simulated:
+                simulation.setdefault(name, []).append(simulated["simulated_over_measured_tokens_per_s"])
+    return {
+        "label": LABEL,
+        "command": command,
+        "ratio_to": ratio_to,
+        "simulation": {name: _reach(values) for name, values in simulation.items()},
+        "races": list(records),
+    }
 
 
-def _beside(measured: float, simulated: Mapping[str, Any] | None) -> Record:
-    """Return what the simulation says of a ratio, and how far it is from the measured one."""
+def _beside(found: Record, simulated: Mapping[str, Any] | None) -> Record:
+    """Return what the simulation says of a rival, and how far it is from what was measured."""
     if simulated is None or "ratio" not in simulated:
         return {}
     return {
         "simulated_ratio": simulated["ratio"],
-        "simulated_over_measured": simulated["ratio"] / measured,
+        "simulated_over_measured_ratio": simulated["ratio"] / found["ratio"]["value"],
+        "simulated_over_measured_tokens_per_s": simulated["tokens_per_s"] / found["tokens_per_s"],
+    }
+
+
+def _reach(values: Sequence[float]) -> Record:
+    """Return between what and what values lie, and whether all are within a tenth of 1."""
+    return {
+        "low": min(values),
+        "high": max(values),
+        "num_races": len(values),
+        "within_tenth": all(abs(value - 1) <= _TENTH for value in values),
     }

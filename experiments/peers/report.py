@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.peers.record import Record, summary
-from experiments.peers.registry import OURS
-from experiments.report import percent, size
+from experiments.peers.registry import OURS, find_contender
+from experiments.report import percent, signed_percent, size
 from hydrasim.disk import make_folder, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLUMNS = ("", "ours over it", "95 % interval", "pairs", "tokens/s", "loss differs by", "memory a rank", "settings")
+_SIMULATED_COLUMNS = (
+    "simulated", "tokens/s", "measured", "off by", "ours over it", "measured ", "off by ",
+)  # fmt: skip
 _ABOUT = """\
 All train the same jobs on the same two cores: a process a core with one thread, gloo over loopback. Losses of the first
 mini-batches of every job are held against the reference loop's before anything is timed; those mini-batches warm up.
@@ -68,8 +71,19 @@ def _race_lines(record: Record) -> list[str]:
     rivals = {name: found for name, found in record["contenders"].items() if name != OURS}
     lines += [f"| {' | '.join(_row(name, found))} |" for name, found in rivals.items() if "ratio" in found]
     lines.append("")
+    lines += _memory_lines(rivals, facts["device_memory_bytes"])
     lines += [f"- {name} is out: {_flat(found['dropped'])}" for name, found in rivals.items() if found["dropped"]]
     return [*lines, "", *_simulated_lines(record)]
+
+
+def _memory_lines(rivals: dict[str, Record], room: int) -> list[str]:
+    """Say whether those that were to stay in our memory did."""
+    return [
+        f"- {name} takes {size(found['memory_bytes'])} a rank, "
+        f"{'within' if found['memory_bytes'] <= room else 'more than'} the {size(room)} of a device of ours."
+        for name, found in rivals.items()
+        if found["memory_bytes"] is not None and find_contender(name).within_budget
+    ]
 
 
 def _row(name: str, found: Record) -> tuple[str, ...]:
@@ -87,17 +101,21 @@ def _row(name: str, found: Record) -> tuple[str, ...]:
 
 
 def _simulated_lines(record: Record) -> list[str]:
-    """Return the table of what hydrasim simulates of the same race."""
+    """Return the table of what hydrasim simulates of the same race, at costs measured after it."""
     if not record["simulated"]:
         return []
-    lines = ["| simulated | tokens/s | ours over it | measured | simulated over measured |", "|---|---|---|---|---|"]
+    lines = [f"| {' | '.join(_SIMULATED_COLUMNS)} |", f"|{'---|' * len(_SIMULATED_COLUMNS)}"]
     for name, simulated in record["simulated"].items():
-        measured = record["contenders"].get(name, {}).get("ratio", {}).get("value")
+        real = record["contenders"].get(name, {})
         if "refused" in simulated:
-            lines.append(f"| {name} | refused: {_flat(simulated['refused'])} | | | |")
-            continue
-        beside = ("", "") if measured is None else (f"{measured:.3f}", f"{simulated['ratio'] / measured:.3f}")
-        cells = (name, f"{simulated['tokens_per_s']:,.0f}", f"{simulated['ratio']:.3f}", *beside)
+            cells: tuple[str, ...] = (name, f"refused: {_flat(simulated['refused'])}", "", "", "", "", "")
+        else:
+            beside = ("", "", "", "")
+            if "ratio" in real:
+                rate, ratio = real["tokens_per_s"], real["ratio"]["value"]
+                rate_error = signed_percent(simulated["tokens_per_s"] / rate - 1)
+                beside = f"{rate:,.0f}", rate_error, f"{ratio:.3f}", signed_percent(simulated["ratio"] / ratio - 1)
+            cells = name, f"{simulated['tokens_per_s']:,.0f}", *beside[:2], f"{simulated['ratio']:.3f}", *beside[2:]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 
