@@ -104,7 +104,7 @@ def _tiny(workload: PeerWorkload) -> PeerWorkload:
         replace(
             spec,
             width=max(32, spec.width // 6 // 16 * 16),
-            depth=max(2, spec.depth // 2),
+            depth=max(4, spec.depth // 2),
             num_heads=2,
             minibatches=min(3, spec.minibatches),
         )

@@ -60,12 +60,12 @@ class Ours(Contender):
 
     def _warm_up(self, minibatches: Mapping[str, int]) -> Run:
         """Train from the first weights; the jobs of later runs begin where this ends."""
-        with DevicePool(self.prepared.devices) as pool:
-            run = self._train(minibatches, pool, update_models=True)
-        jobs = [_continued(part.job, self._states[part.job.name]) for part in self.prepared.partitions]
-        self.prepared = prepare_for_peers(self.task.workload, self.task.optimizer, jobs)
         self._pool = DevicePool(self.prepared.devices)
-        self._train(dict.fromkeys(minibatches, 1), self._pool, update_models=False)  # new processes are slower, once
+        run = self._train(minibatches, self._pool, update_models=True)
+        parts = [
+            replace(part, job=_continued(part.job, self._states[part.job.name])) for part in self.prepared.partitions
+        ]
+        self.prepared = replace(self.prepared, partitions=tuple(parts))
         return run
 
     def _train(self, minibatches: Mapping[str, int], pool: DevicePool, *, update_models: bool) -> Run:
