@@ -17,7 +17,7 @@ from experiments.peers.registry import OURS, find_contender, missing_packages
 from experiments.peers.team import Limits, PeerFailed, Team
 
 Say = Callable[[str], None]
-_TRIAL_MINIBATCHES = 2  # of each job and variant, after one that warms up
+_LEAST_TRIAL_MINIBATCHES = 2  # of each job and variant, after one that warms up; else half of a timed run
 
 
 @dataclass
@@ -151,7 +151,8 @@ class Race:
     def _try(self, team: Team, variant: Options) -> dict[str, Any]:
         team.begin(variant)
         team.run(self._checked(1), is_first=True)
-        seconds = _seconds(team.run(self._checked(_TRIAL_MINIBATCHES)))
+        counts = self.task.workload.minibatches.items()
+        seconds = _seconds(team.run({name: max(_LEAST_TRIAL_MINIBATCHES, count // 2) for name, count in counts}))
         self._say(f"{team.name}: {_told(variant)}{seconds:.2f} s in the trial")
         return {"options": dict(variant), "seconds": seconds, "memory_bytes": team.memory_bytes()}
 
