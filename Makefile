@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint types paper exactness nightly validate memory hostile analytic engine emulated gpu report claims tutorial ci clean
+.PHONY: help demo test lint types paper exactness nightly validate memory hostile analytic engine emulated peers gpu report claims tutorial ci clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -59,6 +59,11 @@ paper: .venv/installed  ## all figures into results/, README, report page, CLAIM
 emulated: .venv/installed  ## small figures of the paper, executed; ten minutes, and they want the machine for themselves
 	for name in fig6 ablation scaling model-size loading-zone; do $(BIN)/hydrasim experiment emulated-$$name || exit; done
 	$(BIN)/python -m experiments.readme
+
+# Some of it: make peers PEERS="--workload W --optimizer adamw"; races run one at a time are reported together.
+peers: .venv/installed  ## ours beside GPipe, 1F1B, DDP, FSDP2 and DeepSpeed, real runs, into results/rivals/; hours, alone
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,rivals]'
+	$(BIN)/python -m experiments.peers $(PEERS) --output results/rivals
 
 gpu: .venv/installed  ## exactness, overlap, profile and validation on a machine with a GPU, into results/gpu/
 	$(BIN)/python -m pytest -m gpu

@@ -1,0 +1,1 @@
+"""Who takes part, one way to train a file; found by being there."""
