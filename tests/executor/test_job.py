@@ -30,7 +30,7 @@ from tests.executor.worlds import pairs, perceptron, small_job
         ({"cuts": "1"}, "cuts '1' must be indices of layers"),
         ({"name": None}, "job name None is no text"),
         ({"max_steps": 0}, "at least 1"),
-        ({"model": nn.Linear(4, 2)}, "Linear: it has no parts with parameters to make layers of; give a list of layers"),
+        ({"model": nn.Linear(4, 2)}, "Linear: it has no parts with parameters to make layers of"),
         ({"model": nn.Sequential(nn.Tanh())}, "has no parameters"),
     ],
 )
