@@ -28,6 +28,7 @@ class Prepared:
     devices: tuple[Device, ...]
     fused: bool = True
     max_minibatches: int | None = None
+    loading_zone_fraction: float | None = None
 
     @cached_property
     def workload(self) -> Workload:
@@ -41,8 +42,9 @@ class Prepared:
 
     @property
     def _arena_bytes(self) -> int:
-        """What the smallest device leaves for state, boundaries and kept activations."""
-        return min(device.describe().memory_bytes for device in self.devices) - reserved_bytes(self.partitions)
+        """What the smallest device leaves for state, boundaries and kept activations, beside its loading zone."""
+        arena_bytes = min(device.describe().memory_bytes for device in self.devices) - reserved_bytes(self.partitions)
+        return int(arena_bytes * (1 - (self.loading_zone_fraction or 0.0)))
 
     @property
     def _copy_bytes_per_s(self) -> float:
@@ -150,7 +152,7 @@ def prepare(
     memory_bytes = min(device.describe().memory_bytes for device in devices)
     pilots = [JobPilot(job) for job in jobs] if pilots is None else pilots
     parts = partition(pilots, memory_bytes, loading_zone_fraction=loading_zone_fraction)
-    prepared = Prepared(tuple(parts), tuple(devices), fused)
+    prepared = Prepared(tuple(parts), tuple(devices), fused, loading_zone_fraction=loading_zone_fraction)
     assert prepared.workload  # names must differ
     return prepared
 

@@ -202,7 +202,8 @@ def _as_their_jobs_say(samples: Samples) -> Samples:
     for name, seconds in samples.items():
         own = name.replace(_OTHER, "")
         if own not in found:
-            forward = own.replace(f"|{Phase.BACKWARD.value}|", f"|{Phase.FORWARD.value}|")
+            start, _, shard = own.rsplit("|", 2)
+            forward = f"{start}|{Phase.FORWARD.value}|{shard}"
             found[own] = [max(0.0, second - fmean(samples[forward])) for second in seconds]
     return found
 

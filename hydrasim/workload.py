@@ -149,9 +149,14 @@ class TrainingJob:
         return self.num_minibatches // self.accumulate
 
     @property
+    def units_per_minibatch(self) -> int:
+        """Units of a mini-batch's forward and backward pass; update units come on top."""
+        return 2 * len(self.shards) - (1 if self.fused else 0)
+
+    @property
     def num_units(self) -> int:
-        in_passes = self.num_minibatches * (2 * len(self.shards) - (1 if self.fused else 0))
-        return in_passes + (self.num_steps * len(self.shards) if self.update_units else 0)
+        updates = self.num_steps * len(self.shards) if self.update_units else 0
+        return self.num_minibatches * self.units_per_minibatch + updates
 
     def steps_after(self, minibatch: int) -> bool:
         """Tell whether the optimizer steps on the gradients of a mini-batch, and of those before it."""

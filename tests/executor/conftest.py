@@ -10,6 +10,7 @@ import torch
 from executor import CpuDevice, DevicePool
 
 MEMORY_BYTES = 176_000  # one whole transformer of `worlds` with its optimizer fits, two do not
+ROOMY_BYTES = 350_000  # gradients twice and a loading zone beside it
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -21,9 +22,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+class Pools(dict):
+    """Pools by number of devices, or by that and the bytes of each; started when first asked for."""
+
+    def __missing__(self, key: int | tuple[int, int]) -> DevicePool:
+        count, memory_bytes = key if isinstance(key, tuple) else (key, MEMORY_BYTES)
+        self[key] = DevicePool([CpuDevice(memory_bytes)] * count)
+        return self[key]
+
+
 @pytest.fixture(scope="session")
-def pools() -> Iterator[dict[int, DevicePool]]:
-    made = {count: DevicePool([CpuDevice(MEMORY_BYTES)] * count) for count in (1, 2)}
+def pools() -> Iterator[Pools]:
+    made = Pools()
     yield made
     for pool in made.values():
         pool.close()

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from executor import TorchJob, prepare, train
 from hydrasim.mechanism import HYDRA_RELEASED, OURS, PAPER
+from tests.executor.conftest import ROOMY_BYTES
 from tests.executor.worlds import DATA, differences, expected, transformer
 
 Optimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -42,6 +43,7 @@ def cosine_with_warm_up(optimizer: torch.optim.Optimizer) -> torch.optim.lr_sche
     return torch.optim.lr_scheduler.SequentialLR(optimizer, [warm_up, cosine], [2])
 
 
+CLIPS = {"": {}, "clipped by norm": {"clip_norm": 0.2}, "clipped by value": {"clip_value": 0.01}}
 FACTORS: dict[str, list[object]] = {
     "optimizer": list(OPTIMIZERS),
     "dropout": [0.0, 0.1],
@@ -54,8 +56,8 @@ FACTORS: dict[str, list[object]] = {
     "fused": [True, False],
     "activation_mode": ["auto", "recompute", "keep", "spill"],
     "accumulate": [1, 2],
-    "clip": [{}, {"clip_norm": 0.2}, {"clip_value": 0.01}],
-    "scheduler": [None, cosine_with_warm_up],
+    "clip": list(CLIPS),
+    "scheduled": [False, True],
     "autocast": [None, torch.bfloat16],
 }
 NUM_SAMPLED = int(os.environ.get("EXACTNESS_CASES", "1000"))  # of 1.1 million combinations, by `make exactness`
@@ -95,8 +97,8 @@ def name_of(case: Case) -> str:
     optimizer, dropout, data, devices, cuts, prefetch, policy, two_groups, fused, mode, accumulate, *rest = case
     words = [optimizer, f"dropout {dropout}", data, f"{devices} devices", f"{len(cuts) + 1} shards", policy]
     words += [word for on, word in ((prefetch, "prefetch"), (two_groups, "two groups"), (not fused, "unfused")) if on]
-    clip, scheduler, autocast = rest
-    words += [mode, *clip] + [word for word in ("scheduler" if scheduler else "", autocast) if word]
+    clip, scheduled, autocast = rest
+    words += [mode] + [word for word in (clip, "scheduled" if scheduled else "", autocast) if word]
     return ", ".join(map(str, [*words, f"accumulate {accumulate}"]))
 
 
@@ -122,8 +124,9 @@ def make_job(name: str, seed: int, steps: int, case: dict[str, object]) -> Torch
         max_steps=2 * steps - 1,
         seed=seed,
         cuts=case["cuts"],
-        **{name: case[name] for name in ("activation_mode", "accumulate", "scheduler", "autocast")},
-        **case["clip"],
+        **{name: case[name] for name in ("activation_mode", "accumulate", "autocast")},
+        scheduler=cosine_with_warm_up if case["scheduled"] else None,
+        **CLIPS[case["clip"]],
     )
 
 
@@ -132,9 +135,11 @@ def check(case: Case, pools) -> None:
     policy, mechanism = POLICIES[named["policy"]]
     jobs = [make_job("A", 1, 2, named), make_job("B", 2, 3, named)]
     answers = [expected(job, DATA[named["data"]](len(job.dataloader.dataset))) for job in jobs]
-    pool = pools[named["devices"]]
+    whole = named["accumulate"] > 1 and not named["cuts"]
+    pool = pools[named["devices"], ROOMY_BYTES] if whole else pools[named["devices"]]
     mechanism = replace(mechanism, prefetch=named["prefetch"])
-    prepared = prepare(jobs, pool.devices, fused=named["fused"])
+    zone = mechanism.loading_zone_fraction
+    prepared = prepare(jobs, pool.devices, loading_zone_fraction=zone, fused=named["fused"])
     result = train(prepared, policy=policy, mechanism=mechanism, pool=pool, seed=3)
     assert [
         difference for job, answer in zip(jobs, answers, strict=True) for difference in differences(job, result, answer)

@@ -154,7 +154,7 @@ def test_what_a_core_copies_is_measured_where_links_are_emulated():
 
 
 def test_a_backward_that_only_ever_recomputed_is_freed_of_that():
-    samples = {"unit|cpu|A|F|0": [1.0, 3.0], "recomputed unit|cpu|A|B|0": [5.0, 1.5],
-               "unit|cpu|A|B|1": [4.0], "recomputed unit|cpu|A|B|1": [9.0]}  # fmt: skip
+    samples = {"unit|cpu|B|F|0": [1.0, 3.0], "recomputed unit|cpu|B|B|0": [5.0, 1.5],
+               "unit|cpu|B|B|1": [4.0], "recomputed unit|cpu|B|B|1": [9.0]}  # fmt: skip
     found = executor.profiler._as_their_jobs_say(samples)
-    assert found == {"unit|cpu|A|F|0": [1.0, 3.0], "unit|cpu|A|B|0": [3.0, 0.0], "unit|cpu|A|B|1": [4.0]}
+    assert found == {"unit|cpu|B|F|0": [1.0, 3.0], "unit|cpu|B|B|0": [3.0, 0.0], "unit|cpu|B|B|1": [4.0]}
