@@ -134,9 +134,9 @@ def check(case: Case, pools) -> None:
     named = dict(zip(FACTORS, case, strict=True))
     policy, mechanism = POLICIES[named["policy"]]
     jobs = [make_job("A", 1, 2, named), make_job("B", 2, 3, named)]
+    needs_room = jobs[0].step_options.in_units_of_its_own and not named["cuts"]
+    pool = pools[named["devices"], ROOMY_BYTES] if needs_room else pools[named["devices"]]
     answers = [expected(job, DATA[named["data"]](len(job.dataloader.dataset))) for job in jobs]
-    whole = named["accumulate"] > 1 and not named["cuts"]
-    pool = pools[named["devices"], ROOMY_BYTES] if whole else pools[named["devices"]]
     mechanism = replace(mechanism, prefetch=named["prefetch"])
     zone = mechanism.loading_zone_fraction
     prepared = prepare(jobs, pool.devices, loading_zone_fraction=zone, fused=named["fused"])
