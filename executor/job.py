@@ -41,7 +41,7 @@ class TorchJob:
     stay as they are. seed: of the job's random stream, set after the model was built. cuts: index of the
     first layer of every shard but the first; None lets the partitioner choose. activation_mode: what becomes of a
     forward's activations: kept on the device, spilled to host memory, or recomputed by the backward; by default
-    what costs least and fits.
+    kept if the job fits a device, else spilled if copies are at memory speed, else recomputed.
 
     Raises:
         JobError: something is missing or unsupported.

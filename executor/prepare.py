@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +17,6 @@ from hydrasim.cluster import Bus, Cluster
 from hydrasim.cluster import Device as SimulatedDevice
 from hydrasim.dataflow import BlockKey, block_bytes, neediest_unit, state_keys, unit_bytes
 from hydrasim.workload import ActivationMode, Shard, TrainingJob, Workload
-
-MEMORY_BYTES_PER_S = 6e9  # what one core copies where caches do not help; measured on two cores, results/validation
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Prepared:
         """The jobs in the simulator's words; seconds are the pilot's, rough."""
         return Workload(
             tuple(
-                with_activations(self._training_job(part), part, self._arena_bytes, self._copy_bytes_per_s)
+                with_activations(self._training_job(part), part, self._arena_bytes, self._copies_at_memory_speed)
                 for part in self.partitions
             )
         )
@@ -47,10 +46,8 @@ class Prepared:
         return int(arena_bytes * (1 - (self.loading_zone_fraction or 0.0)))
 
     @property
-    def _copy_bytes_per_s(self) -> float:
-        """What the slowest link carries, or, where links are not limited, memory."""
-        links = [link for device in self.cluster.devices for link in (device.h2d, device.d2h)]
-        return min(MEMORY_BYTES_PER_S, *(link.bytes_per_s for link in links))
+    def _copies_at_memory_speed(self) -> bool:
+        return all(math.isinf(link.bytes_per_s) for device in self.cluster.devices for link in (device.h2d, device.d2h))
 
     @cached_property
     def cluster(self) -> Cluster:
@@ -94,12 +91,13 @@ class Prepared:
         )  # fmt: skip
 
 
-def with_activations(job: TrainingJob, part: Partition, arena_bytes: int, copy_bytes_per_s: float) -> TrainingJob:
-    """Return a job with what becomes of its activations: as its user says, else what costs least.
+def with_activations(job: TrainingJob, part: Partition, arena_bytes: int, at_memory_speed: bool) -> TrainingJob:
+    """Return a job with what becomes of its activations: as its user says, else what most likely costs least.
 
-    A model that fits a device with all its activations keeps them. Else each shard spills what it can copy to host
-    memory and back sooner than it runs forward again. Whatever is said, what has no room beside its unit's other
-    blocks recomputes.
+    A model that fits a device with all its activations keeps them. Else it spills them where copies are at memory
+    speed, which is sooner than running forward again, and recomputes them where a link is slower. No measured time
+    decides, so that a plan finds the same workload when its jobs are prepared again. Whatever is said, what has no
+    room beside its unit's other blocks recomputes.
     """
     asked = part.job.activation_mode
     if asked == "recompute":
@@ -112,12 +110,10 @@ def with_activations(job: TrainingJob, part: Partition, arena_bytes: int, copy_b
         fits_whole = (
             sum(block_bytes(whole, key) for key in (*state_keys(whole), *_activation_keys(whole))) <= arena_bytes
         )
+        if not fits_whole and not at_memory_speed:
+            return job
         mode = "keep" if fits_whole else "spill"
-    pays = [
-        asked != "auto" or mode == "keep" or 2 * pilot.activation_bytes / copy_bytes_per_s < pilot.forward_s
-        for pilot in part.shards
-    ]
-    sizes = [nbytes if fit and pay else 0 for nbytes, fit, pay in zip(sizes, fits, pays, strict=True)]
+    sizes = [nbytes if fit else 0 for nbytes, fit in zip(sizes, fits, strict=True)]
     return _keeping(job, mode, sizes) if any(sizes) else job
 
 
