@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hydrasim import Plan, ShardUnit
-from hydrasim.dag import Template, minibatch_dag
+from hydrasim.dag import Templates
 from hydrasim.dataflow import BlockKey
 from hydrasim.future import Future
 from hydrasim.plan import Step
@@ -17,7 +17,7 @@ STATE0, STATE1 = (BlockKey("w", "A", shard, -1) for shard in (0, 1))
 
 def future(*lists: str) -> Future:
     steps = tuple(tuple(Step(ShardUnit.parse(f"A/{unit}")) for unit in units.split()) for units in lists)
-    return Future(Plan(steps, "", ""), JOBS, {"A": Template(minibatch_dag(JOBS.jobs[0]))})
+    return Future(Plan(steps, "", ""), JOBS, {"A": Templates.of_job(JOBS.jobs[0])})
 
 
 def unit(text: str) -> ShardUnit:
@@ -70,7 +70,7 @@ def test_activations_are_of_use_to_a_backward_on_the_same_device():
 
 def test_a_plan_may_give_activations_up():
     steps = (Step(unit("F0#0"), "recompute"), *(Step(unit(text)) for text in ("L1#0", "B0#0", "F0#1", "L1#1", "B0#1")))
-    given_up = Future(Plan((steps,), "", ""), JOBS, {"A": Template(minibatch_dag(JOBS.jobs[0]))})
+    given_up = Future(Plan((steps,), "", ""), JOBS, {"A": Templates.of_job(JOBS.jobs[0])})
     assert not given_up.keeps(BlockKey("a", "A", 0, 0), unit("F0#0"), 0)
     assert given_up.keeps(BlockKey("a", "A", 0, 1), unit("F0#1"), 0)
 
@@ -81,7 +81,7 @@ def test_one_order_of_all_units_goes_by_when_they_would_start():
     jobs = workload(job("A", shards=2), job("B"))
     lists = ("A/F0#0 A/B0#0", "B/L0#0 A/L1#0")
     steps = tuple(tuple(Step(ShardUnit.parse(text)) for text in units.split()) for units in lists)
-    templates = {each.name: Template(minibatch_dag(each)) for each in jobs.jobs}
+    templates = {each.name: Templates.of_job(each) for each in jobs.jobs}
     found = Future(Plan(steps, "", ""), jobs, templates)
     assert [str(each) for each in found.order] == ["A/F0#0", "B/L0#0", "A/L1#0", "A/B0#0"]
     assert found.next_turn(BlockKey("w", "A", 0, -1), ShardUnit.parse("A/F0#0")) == 3

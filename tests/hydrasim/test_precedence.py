@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hydrasim import ShardUnit
-from hydrasim.dag import Template, minibatch_dag
+from hydrasim.dag import Templates
 from hydrasim.precedence import Precedence, is_last_forward
 from hydrasim.progress import JobProgress
 from tests.worlds import job
@@ -13,8 +13,8 @@ from tests.worlds import job
 
 def progress_of(fused: bool = True) -> JobProgress:
     started = job(shards=2, minibatches=3, fused=fused)
-    template = Template(minibatch_dag(started))
-    return JobProgress(0, started, template, [1.0] * len(template.nodes))
+    templates = Templates.of_job(started)
+    return JobProgress(0, started, templates, [1.0] * len(templates.with_step.nodes))
 
 
 def unit(text: str) -> ShardUnit:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from hydrasim import Phase, ShardUnit
-from hydrasim.dag import Template, minibatch_dag
+from hydrasim.dag import Templates, minibatch_dag
 from hydrasim.progress import JobProgress
 from hydrasim.workload import TrainingJob
 from tests.worlds import job
 
 
 def progress_of(started: TrainingJob, dag: object = None) -> JobProgress:
-    template = Template(dag or minibatch_dag(started))  # type: ignore[arg-type]
-    return JobProgress(0, started, template, [started.unit_s(*node) for node in template.nodes])
+    templates = Templates.of_job(started, dag)  # type: ignore[arg-type]
+    return JobProgress(0, started, templates, [started.unit_s(*node) for node in templates.with_step.nodes])
 
 
 def texts(units: list[ShardUnit]) -> list[str]:
