@@ -20,7 +20,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_
 from torch.utils import _pytree as pytree
 
 from executor.budget import storages_of
-from executor.compute import PLAIN, Boundary, Loss, device_type, needs_grad, run_layers
+from executor.compute import PLAIN, Boundary, Loss, device_type, go_backward, needs_grad, run_layers
 from executor.step import StepOptions
 from hydrasim.dataflow import ALIGNMENT, aligned
 
@@ -126,9 +126,7 @@ class KeptForward:
         if self.loss is not None:
             torch.autograd.backward(self.edges)
         else:
-            pairs = [(edge, g) for edge, g in zip(self.edges, gradients, strict=True) if g is not None]
-            if pairs:
-                torch.autograd.backward([edge for edge, _ in pairs], [g for _, g in pairs])
+            go_backward(self.edges, gradients)
         return self.entry.gradients()
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
+from torch.autograd.graph import GradientEdge
 from torch.utils import _pytree as pytree
 
 from executor.step import StepOptions
@@ -128,10 +129,17 @@ def backward(
         entry = Boundary(tree, requires_grad)
         with options.casting(device_type(tree)):
             outputs = [leaf for leaf in pytree.tree_leaves(run_layers(layers, entry.value)) if needs_grad(leaf)]
-        pairs = [(out, g) for out, g in zip(outputs, gradients, strict=True) if g is not None]
-        if pairs:
-            torch.autograd.backward([out for out, _ in pairs], [g for _, g in pairs])
+        go_backward(outputs, gradients)
     return entry.gradients()
+
+
+def go_backward(
+    outputs: Sequence[torch.Tensor] | Sequence[GradientEdge], gradients: Sequence[torch.Tensor | None]
+) -> None:
+    """Go backward from the outputs, or from where they are in the graph, that got a gradient."""
+    pairs = [(out, g) for out, g in zip(outputs, gradients, strict=True) if g is not None]
+    if pairs:
+        torch.autograd.backward([out for out, _ in pairs], [g for _, g in pairs])
 
 
 def needs_grad(leaf: Any) -> bool:

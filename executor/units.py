@@ -41,9 +41,9 @@ class _Job:
             optimizer = recipe.make(parameters)
             self.shards.append(ShardOnDevice(layers, optimizer, state_on_host(layout, optimizer, parameters)))
         own = {id(parameter) for shard in self.shards for parameter in shard.parameters}
+        own |= {id(buffer) for shard in self.shards for buffer in shard.moving_buffers}
         found = tensors_in([shard.layers for shard in self.shards], self.loss_fn)
         # Held, so that no storage made later can be taken for one of them.
-        own |= {id(buffer) for shard in self.shards for buffer in shard.moving_buffers}
         self.constants = [tensor for tensor in found if id(tensor) not in own]
         self.constant_storages = storages(self.constants)
         self.kept: dict[int, KeptForward] = {}  # by shard
@@ -181,24 +181,12 @@ class Units:
             kept.saved.at(blocks["a"][1], blocks["w"][1] if "w" in blocks else 0)
             return kept.loss, kept.backward([] if last else self._read(blocks["g"])[0])
         with shard.buffers_kept() if unit.phase is Phase.BACKWARD else nullcontext():
-            return self._recompute(unit, job, shard, blocks, entry, flags, last)
-
-    def _recompute(
-        self,
-        unit: ShardUnit,
-        job: _Job,
-        shard: ShardOnDevice,
-        blocks: Blocks,
-        entry: Any,
-        flags: list[bool],
-        last: bool,
-    ) -> tuple[float | None, list[torch.Tensor | None]]:
-        if last:
-            target, _ = self._read(blocks["y"])
-            advance = (lambda: self._save_random(unit)) if unit.phase is Phase.LOSS else (lambda: None)
-            return loss_and_backward(shard.layers, entry, flags, target, job.loss_fn, advance, job.setup.options)
-        gradients, _ = self._read(blocks["g"])
-        return None, backward(shard.layers, entry, flags, gradients, job.setup.options)
+            if last:
+                target, _ = self._read(blocks["y"])
+                advance = (lambda: self._save_random(unit)) if unit.phase is Phase.LOSS else (lambda: None)
+                return loss_and_backward(shard.layers, entry, flags, target, job.loss_fn, advance, job.setup.options)
+            gradients, _ = self._read(blocks["g"])
+            return None, backward(shard.layers, entry, flags, gradients, job.setup.options)
 
     def _check_gradients(self, unit: ShardUnit, job: _Job, shard: ShardOnDevice) -> None:
         found, expected = shard.parameters_with_gradient(), job.setup.has_gradient[unit.shard]
