@@ -8,15 +8,12 @@ operators whose result has room to spare, such as the scalar of mse_loss, which 
 from __future__ import annotations
 
 import copy
-import io
 import itertools
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
-import cloudpickle
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
@@ -70,9 +67,8 @@ class AnalyticPilot(JobPilot):
     ) -> None:
         if precision not in DTYPES:
             raise JobError(f"precision is {precision!r}; it is one of {', '.join(DTYPES)}.")
-        self.job, self.precision = job, precision
+        self.job, self.precision, self._num_threads = job, precision, 1
         self._done = {}
-        self._alike: dict[bytes, CountedShard] = {}
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._attention = _FusedAttention() if as_on_gpu else _AsWritten()
         self._counter = KernelCounter(merged_updates=as_on_gpu)
@@ -90,18 +86,15 @@ class AnalyticPilot(JobPilot):
         self.target_bytes = max(1, spec_of(self.target).nbytes)
 
     def _run(self, low: int, high: int, value: Any, given: TreeSpec | None) -> CountedShard:
-        key = self._signature(low, high, value, given)
-        if key not in self._alike:
-            with self._mode, self._attention, self._counter:
-                try:
-                    self._alike[key] = self._count(low, high, value, given)
-                except (DataDependentOutputException, DynamicOutputShapeException) as reason:
-                    raise JobError(
-                        f"job {self.job.name!r}: layers {low}..{high - 1} or the loss go by the values of tensors "
-                        f"({reason.func}), which tensors without data do not have.\n"
-                        "  Take such decisions from shapes, or measure a profile of the real model instead."
-                    ) from None
-        return self._alike[key]
+        with self._mode, self._attention, self._counter:
+            try:
+                return self._count(low, high, value, given)
+            except (DataDependentOutputException, DynamicOutputShapeException) as reason:
+                raise JobError(
+                    f"job {self.job.name!r}: layers {low}..{high - 1} or the loss go by the values of tensors "
+                    f"({reason.func}), which tensors without data do not have.\n"
+                    "  Take such decisions from shapes, or measure a profile of the real model instead."
+                ) from None
 
     def _count(self, low: int, high: int, value: Any, given: TreeSpec | None) -> CountedShard:
         activation_bytes = self._activation_bytes(low, high, value)
@@ -175,18 +168,6 @@ class AnalyticPilot(JobPilot):
 
     def _cast_bytes(self, tensor: torch.Tensor, nbytes: int) -> int:
         return nbytes // tensor.element_size() * self._dtype(tensor).itemsize
-
-    def _signature(self, low: int, high: int, value: Any, given: TreeSpec | None) -> bytes:
-        """Describe all that a count depends on; shards of equal description are alike."""
-        layers = self.job.layers[low:high]
-        parameters = parameters_of(layers)
-        recipe = self.job.recipe(parameters)
-        last = self.job.loss_fn if high == len(self.job.layers) else None
-        states = [self.job.initial_state(parameter) for parameter in parameters]
-        seen = io.BytesIO()
-        shapes = repr((recipe.members, spec_of(value).leaves, None if given is None else given.leaves))
-        _Describer(seen).dump((layers, last, states, shapes))
-        return seen.getvalue()
 
 
 def counted(
@@ -264,17 +245,3 @@ class _FusedAttention(_AsWritten):
             kwargs = {**(kwargs or {}), "dropout_p": 0.0}
             args = args[:4]
         return super().__torch_function__(func, types, args, kwargs)
-
-
-class _Describer(cloudpickle.Pickler):
-    """Pickles by content, with its description in place of each tensor."""
-
-    def __init__(self, file: Any) -> None:
-        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
-        self._index: dict[int, int] = {}
-
-    def persistent_id(self, obj: Any) -> Any:
-        if isinstance(obj, torch.Tensor):
-            index = self._index.setdefault(id(obj), len(self._index))
-            return index, str(obj.dtype), tuple(obj.shape), obj.stride(), obj.requires_grad, type(obj).__name__
-        return None

@@ -20,7 +20,7 @@ from executor.compute import backward, forward, loss_and_backward, needs_grad, s
 from executor.errors import JobError
 from executor.job import TorchJob, check_references
 from executor.layout import ShardLayout, buffers_of, layout_of, parameters_of, tensor_state
-from executor.pickling import tensors_in
+from executor.pickling import describe, tensors_in
 from executor.tensors import TreeSpec, packed, spec_of
 from hydrasim.errors import HydraError, told
 
@@ -56,14 +56,14 @@ class ShardPilot:
 class JobPilot:
     """Pilots of one job's shards, on its first mini-batch; the user's objects and random state stay as they are.
 
-    constant_bytes: of tensors that lie on every device beside the arena: buffers, tensors that layers or
-    the loss have as plain attributes.
+    num_threads: of torch, as a device has; bytes do not depend on it. constant_bytes: of tensors that lie on every
+    device beside the arena: buffers, tensors that layers or the loss have as plain attributes.
     """
 
-    def __init__(self, job: TorchJob) -> None:
-        self.job = job
-        self._done: dict[tuple[Any, ...], ShardPilot] = {}
-        self._kept: dict[tuple[int, int], tuple[int, int]] = {}
+    def __init__(self, job: TorchJob, num_threads: int = 1) -> None:
+        self.job, self._num_threads = job, num_threads
+        self._done: dict[bytes, ShardPilot] = {}  # by signature
+        self._kept: dict[bytes, tuple[int, int]] = {}
         check_references(job)
         weights = {id(parameter) for parameter in job.module.parameters()}
         constants = [tensor for tensor in tensors_in(job.layers, job.loss_fn) if id(tensor) not in weights]
@@ -76,20 +76,31 @@ class JobPilot:
     def run(self, low: int, high: int, value: Any, gradients: TreeSpec | None = None) -> ShardPilot:
         """Pilot the shard of layers low .. high-1 on its input, twice: a first step makes optimizer state.
 
-        gradients: what the next shard hands back, in its strides; without it, dense ones for every output.
+        A shard like one that was piloted, in all but its weights' values, takes what that one took. gradients: what the
+        next shard hands back, in its strides; without it, dense ones for every output.
         """
-        key = (low, high, None if gradients is None else gradients.leaves)
+        key = self._signature(low, high, value, gradients)
         if key not in self._done:
             with self._as_on_device(low, high):
                 self._done[key] = self._run(low, high, value, gradients)
         return self._done[key]
+
+    def _signature(self, low: int, high: int, value: Any, given: TreeSpec | None = None) -> bytes:
+        """Describe all that a pilot depends on; shards of equal description are alike."""
+        layers = self.job.layers[low:high]
+        parameters = parameters_of(layers)
+        last = self.job.loss_fn if high == len(self.job.layers) else None
+        states = [self.job.initial_state(parameter) for parameter in parameters]
+        members = self.job.recipe(parameters).members
+        shapes = repr((members, spec_of(value).leaves, None if given is None else given.leaves))
+        return describe((layers, last, states, shapes))
 
     @contextmanager
     def _as_on_device(self, low: int, high: int) -> Iterator[None]:
         """Have layers low .. high-1 run as in a worker; leave no trace, and say which failed if one does."""
         before, num_threads = randomness.save(), torch.get_num_threads()
         try:
-            torch.set_num_threads(1)
+            torch.set_num_threads(self._num_threads)
             randomness.seed_all(self.job.seed)
             yield
         except HydraError:
@@ -154,7 +165,7 @@ class JobPilot:
             gradients=own,
         )
         if given is not None:
-            self._done[low, high, given.leaves] = made
+            self._done[self._signature(low, high, value, given)] = made
         return made
 
     def _forward(self, low: int, high: int, value: Any) -> tuple[Any, int, float, bool]:
@@ -209,7 +220,8 @@ class JobPilot:
 
         What graphs hold by other ways than saving it, as a function of the user's may, lies on the device all along.
         """
-        if (low, high) not in self._kept:
+        signature = self._signature(low, high, value)
+        if signature not in self._kept:
             layers, loss_fn = self._copies(low, high)
             last = high == len(self.job.layers)
             own = tensors_in(layers, loss_fn)  # weights too: in a run these are found in the arena
@@ -222,8 +234,8 @@ class JobPilot:
                 del output
                 held_bytes = tracker.live_bytes
                 del kept
-            self._kept[low, high] = saved.nbytes, held_bytes - tracker.live_bytes
-        activation_bytes, held_bytes = self._kept[low, high]
+            self._kept[signature] = saved.nbytes, held_bytes - tracker.live_bytes
+        activation_bytes, held_bytes = self._kept[signature]
         return replace(pilot, activation_bytes=activation_bytes, retained_bytes=pilot.retained_bytes + held_bytes)
 
     def _complain(self, problem: str) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import torch
+
 from executor.devices import Device
 from executor.errors import DeviceError, JobError
 from executor.job import TorchJob
@@ -146,7 +148,8 @@ def prepare(
         raise DeviceError("there are no devices to train on; give at least one.")
     _check_apart(jobs)
     memory_bytes = min(device.describe().memory_bytes for device in devices)
-    pilots = [JobPilot(job) for job in jobs] if pilots is None else pilots
+    num_threads = 1 if any(device.describe().on_host for device in devices) else torch.get_num_threads()
+    pilots = [JobPilot(job, num_threads) for job in jobs] if pilots is None else pilots
     parts = partition(pilots, memory_bytes, loading_zone_fraction=loading_zone_fraction)
     prepared = Prepared(tuple(parts), tuple(devices), fused, loading_zone_fraction=loading_zone_fraction)
     assert prepared.workload  # names must differ

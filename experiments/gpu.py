@@ -1,6 +1,8 @@
 """What only a GPU can show: exact bits on its kernels, copies hidden behind compute, and predictions that hold.
 
-    python -m experiments.gpu [--smoke] [--output results/gpu]
+    python -m experiments.gpu [--smoke | --wide] [--output results/gpu]
+
+The demo's models are small for a GPU; --wide trains three of GPT-2 XL's width instead.
 
 Without a GPU it says so and exits with code 2. Copies count as hidden for as long as a unit computes on the
 same device; a lane's span is what its thread saw, from issuing the work to the event behind it.
@@ -25,10 +27,9 @@ from executor import CudaDevice, DevicePool, Prepared, TorchJob, train
 from executor.profiler import profile
 from experiments.jobs import check_cuda
 from experiments.models import byte_gpt, next_byte_loss, text_loader
-from experiments.reference_run import digests, reference_results
+from experiments.reference_run import digests, make_jobs, reference_results
 from experiments.suite import prepare_within_budget
 from experiments.validation import run_case
-from experiments.workloads import WORKLOADS, gpt_jobs
 from hydrasim.command import Kind
 from hydrasim.disk import make_folder, write_text
 from hydrasim.errors import HydraError
@@ -43,22 +44,51 @@ _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "momentum": partial(torch.optim.SGD, lr=0.05, momentum=0.9),
 }
 _CONTEXT, _BATCH_SIZE = 64, 8
+_WIDE_CONTEXT = 1024
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is run. devices: makes them from bytes of memory; reference: where the plain loop computes."""
+    """What is run. devices: makes them from bytes of memory; reference: where the plain loop computes.
+
+    workload: a name of `WORKLOADS`, or `module:function` for what returns the jobs. pinned: copies are tried from
+    registered host memory, from pageable, or both. all_optimizers: whether a small model for each is held against the
+    plain loop too.
+    """
 
     workload: str = "demo"
     devices: Callable[[int], Sequence[CudaDevice]] = lambda memory_bytes: [CudaDevice(0, memory_bytes)]
     reference: str = "cuda"
     rounds: int = 3
-    repeats: int = 5
+    repeats: int = 3
     policies: tuple[str, ...] = POLICIES
     budget_fraction: float = 0.4  # of the largest model's state, beside the activation peak
+    pinned: tuple[bool, ...] = (True, False)
+    all_optimizers: bool = True
 
 
 SMOKE = Study("demo-smoke", rounds=1, repeats=2, policies=POLICIES[:2])
+WIDE = Study(  # every run sets up gigabytes
+    "experiments.gpu:wide_jobs", rounds=2, repeats=2, policies=(*POLICIES[:2], POLICIES[-1]), pinned=(True,),
+    all_optimizers=False,
+)  # fmt: skip
+
+
+def wide_jobs() -> list[TorchJob]:
+    """Return three GPTs of GPT-2 XL's blocks, of which none fits the study's device."""
+    return [
+        TorchJob(
+            f"blocks-{depth}",
+            byte_gpt(1600, depth, 25, context=_WIDE_CONTEXT, dropout=0.0, seed=depth),
+            next_byte_loss,
+            text_loader(6, 4, _WIDE_CONTEXT),
+            partial(torch.optim.AdamW, lr=1e-4),
+            seed=depth,
+            cuts=tuple(range(2, 1 + depth)),  # a block a shard
+            activation_mode="recompute",
+        )
+        for depth in (6, 5, 4)
+    ]
 
 
 def optimizer_jobs() -> list[TorchJob]:
@@ -106,10 +136,12 @@ def exactness(prepared: Prepared, workload: str, reference: str) -> dict[str, li
     return differing
 
 
-def overlap(prepared: Prepared, repeats: int, folder: Path) -> list[dict[str, Any]]:
-    """Run with and without prefetch, from registered and from pageable host memory; return a row for each."""
+def overlap(
+    prepared: Prepared, repeats: int, folder: Path, host_memory: Sequence[bool] = (True, False)
+) -> list[dict[str, Any]]:
+    """Run with and without prefetch, from registered (True) and from pageable host memory; return a row for each."""
     rows = []
-    for pinned in (True, False):
+    for pinned in host_memory:
         devices = tuple(replace(device, pinned=pinned) for device in prepared.devices)  # type: ignore[call-arg]
         with DevicePool(devices) as pool:
             for prefetch in (True, False):
@@ -122,12 +154,12 @@ def overlap(prepared: Prepared, repeats: int, folder: Path) -> list[dict[str, An
                     for _ in range(repeats + 1)
                 ]  # fmt: skip
                 runs = runs[1:]  # the first one warms up
-                host_memory = "registered" if pinned else "pageable"
-                runs[0].write(folder / f"overlap-{host_memory}-{'' if prefetch else 'no-'}prefetch.jsonl")
+                name = "registered" if pinned else "pageable"
+                runs[0].write(folder / f"overlap-{name}-{'' if prefetch else 'no-'}prefetch.jsonl")
                 fractions = [fraction for run in runs if (fraction := hidden_fraction(run)) is not None]
                 rows.append(
                     {
-                        "host_memory": host_memory,
+                        "host_memory": name,
                         "prefetch": prefetch,
                         "makespan_s": [run.makespan_s for run in runs],
                         "hidden_fraction": fractions,
@@ -145,17 +177,19 @@ def run(study: Study, folder: Path) -> dict[str, Any]:
         HydraError: a run failed, or the jobs do not fit.
     """
     make_folder(folder)
-    jobs = gpt_jobs(WORKLOADS[study.workload])
-    prepared = prepare_within_budget(jobs, study.devices, study.budget_fraction)
-    tight = prepare_within_budget(optimizer_jobs(), study.devices, study.budget_fraction)
+    jobs, num_threads = make_jobs(study.workload), torch.get_num_threads()
+    prepared = prepare_within_budget(jobs, study.devices, study.budget_fraction, num_threads)
     with DevicePool(prepared.devices) as pool:
         measured = profile(prepared, pool=pool, rounds=study.rounds, path=folder / "profile.json")
         case = run_case(
-            study.workload, prepared, measured, study.policies, repeats=study.repeats, pool=pool,
+            study.workload.rpartition(":")[2], prepared, measured, study.policies, repeats=study.repeats, pool=pool,
             folder=folder / "validation",
         )  # fmt: skip
-    rows = overlap(prepared, study.repeats, folder)
-    differing = exactness(tight, "experiments.gpu:optimizer_jobs", study.reference)
+    rows = overlap(prepared, study.repeats, folder, study.pinned)
+    differing = {}
+    if study.all_optimizers:
+        tight = prepare_within_budget(optimizer_jobs(), study.devices, study.budget_fraction, num_threads)
+        differing = exactness(tight, "experiments.gpu:optimizer_jobs", study.reference)
     differing |= exactness(prepared, study.workload, study.reference)  # last, since it changes the weights
     return {
         "label": case.label,
@@ -223,11 +257,12 @@ def write_evidence(study: Study, folder: Path) -> dict[str, Any]:
 def main(
     output: Annotated[Path, typer.Option(help="Folder for the evidence.")] = Path("results/gpu"),
     smoke: Annotated[bool, typer.Option("--smoke", help="A few mini-batches of each job.")] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="Models of GPT-2 XL's width.")] = False,
 ) -> None:
     """Run everything that needs a GPU and write what came out. Exit code 1: the bits differ; 2: nothing ran."""
     try:
         check_cuda("cuda")
-        figures = write_evidence(SMOKE if smoke else Study(), output)
+        figures = write_evidence(SMOKE if smoke else WIDE if wide else Study(), output)
     except HydraError as reason:
         typer.echo(f"{reason}", err=True)
         raise typer.Exit(2) from None

@@ -72,7 +72,7 @@ def main() -> None:
     if device.startswith("cuda"):
         be_deterministic()
     results = {}
-    for job in _jobs(workload):
+    for job in make_jobs(workload):
         if job.name in names:
             losses, optimizer = train_plain(
                 job.module, job.loss_fn, job.dataloader, job.optimizer, epochs=job.epochs, max_steps=job.max_steps,
@@ -87,8 +87,8 @@ def main() -> None:
     json.dump(results, sys.stdout)
 
 
-def _jobs(workload: str) -> list[TorchJob]:
-    """Build the jobs anew; they are the same bits in every process."""
+def make_jobs(workload: str) -> list[TorchJob]:
+    """Build the jobs of a name of `WORKLOADS`, or of `module:function`; they are the same bits in every process."""
     module, _, function = workload.rpartition(":")
     if not module:
         return gpt_jobs(WORKLOADS[workload])

@@ -65,13 +65,13 @@ class CaseSpec:
 
 
 def prepare_within_budget(
-    jobs: Sequence[TorchJob], devices: Callable[[int], Sequence[Device]], fraction: float
+    jobs: Sequence[TorchJob], devices: Callable[[int], Sequence[Device]], fraction: float, num_threads: int = 1
 ) -> Prepared:
     """Cut jobs for devices that hold a fraction of the largest model's state, beside the activation peak.
 
-    devices: makes them from bytes of memory.
+    devices: makes them from bytes of memory. num_threads: of the pilots.
     """
-    pilots = [JobPilot(job) for job in jobs]
+    pilots = [JobPilot(job, num_threads) for job in jobs]
     arena_bytes = int(fraction * max(map(state_bytes, jobs)))
     parts = partition_arena(pilots, arena_bytes)
     return Prepared(tuple(parts), tuple(devices(arena_bytes + reserved_bytes(parts))))

@@ -11,7 +11,6 @@ only on the order of the units bound to the device, never on timing, and memory 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from operator import attrgetter
@@ -79,15 +78,12 @@ class Segment(NamedTuple):
 
 
 class _Retired(NamedTuple):
+    """A range that was given up; newest: the last of its guards."""
+
     offset: int
     end: int
     guards: frozenset[int]
-
-
-def _counts_of_late(ranges: Sequence[Block | _Retired], previous: int) -> list[int]:
-    """Return how many of the first 0, 1, 2 .. ranges a command from `previous` on still uses; without one, none."""
-    late = (previous > NEVER and max(one.guards, default=NEVER) >= previous for one in ranges)
-    return [0, *accumulate(late)]
+    newest: int
 
 
 class Arena:
@@ -97,11 +93,7 @@ class Arena:
         self.capacity = capacity // ALIGNMENT * ALIGNMENT
         self.blocks: dict[BlockKey, Block] = {}
         self._retired: list[_Retired] = []
-        self.peak_bytes = 0
-
-    @property
-    def used_bytes(self) -> int:
-        return sum(block.nbytes for block in self.blocks.values())
+        self.used_bytes = self.peak_bytes = 0
 
     def choose(
         self, nbytes: int, pinned: set[BlockKey], previous: int = NEVER, low: bool = True
@@ -114,67 +106,67 @@ class Arena:
         from the other, so holes stay few. None when pinned blocks leave no room.
         """
         live = sorted(self.blocks.values(), key=_offset)
-        starts, ends = [block.offset for block in live], [block.end for block in live]
-        old = sorted(self._retired)
-        old_starts, old_ends = [retired.offset for retired in old], [retired.end for retired in old]
-        num_late, num_old_late = _counts_of_late(live, previous), _counts_of_late(old, previous)
+        starts, ends = [block.offset for block in live], [block.offset + block.nbytes for block in live]
+        old_starts, old_ends = [old.offset for old in self._retired], [old.end for old in self._retired]
         offsets = {0, self.capacity - nbytes, *ends, *old_starts, *old_ends}
-        offsets.update(edge - nbytes for edges in (starts, old_starts, old_ends) for edge in edges)
-        best: tuple[tuple[bool, bool, int, int, int], int, list[Block]] | None = None
-        for offset in offsets:
+        offsets.update([edge - nbytes for edges in (starts, old_starts, old_ends) for edge in edges])
+        num_pinned = [0, *accumulate(block.key in pinned for block in live)]
+        num_late, late_starts, late_ends = [0] * len(num_pinned), [], []
+        if previous > NEVER:
+            num_late = [0, *accumulate(max(block.guards, default=NEVER) >= previous for block in live)]
+            still_read = sorted([(old.offset, old.end) for old in self._retired if old.newest >= previous])
+            late_starts, late_ends = [start for start, _ in still_read], [end for _, end in still_read]
+        least, best = (True, True), None
+        for offset in sorted([one for one in offsets if 0 <= one <= self.capacity - nbytes], reverse=not low):
             end = offset + nbytes
-            if offset < 0 or end > self.capacity:
-                continue
             first, last = bisect_right(ends, offset), bisect_left(starts, end)
-            if best is not None and first < last and best[0][:2] == (False, False):
+            if num_pinned[last] > num_pinned[first]:
                 continue
-            late = num_late[last] > num_late[first] or (
-                num_old_late[bisect_left(old_starts, end)] > num_old_late[bisect_right(old_ends, offset)]
-            )
-            if best is not None and (late, first < last) > best[0][:2]:
+            late = num_late[last] > num_late[first] or bisect_left(late_starts, end) > bisect_right(late_ends, offset)
+            if (late, first < last) > least:
                 continue
             victims = live[first:last]
-            if any(block.key in pinned for block in victims):
-                continue
-            dearest = max((block.keep_value() for block in victims), default=0)
-            lost = sum(block.nbytes for block in victims)
-            rank = (late, first < last, dearest, lost, offset if low else -offset)
+            if not victims and not late:
+                return offset, victims
+            dearest = max([block.keep_value() for block in victims], default=0)
+            rank = (late, first < last, dearest, sum([block.nbytes for block in victims]))
             if best is None or rank < best[0]:
-                best = (rank, offset, victims)
+                best, least = (rank, offset, victims), rank[:2]
         return None if best is None else best[1:]
 
     def place(self, key: BlockKey, nbytes: int, offset: int) -> Block:
         """Put a block where no live block lies."""
         block = Block(key, offset, nbytes, segments=self._segments(offset, nbytes))
+        end = offset + nbytes
         for other in self.blocks.values():
-            assert other.end <= offset or block.end <= other.offset, f"{key} would overlap {other.key}"
+            assert other.offset >= end or other.end <= offset, f"{key} would overlap {other.key}"
         kept: list[_Retired] = []
         for retired in self._retired:
-            if retired.end <= offset or block.end <= retired.offset:
+            if retired.end <= offset or end <= retired.offset:
                 kept.append(retired)
                 continue
             if retired.offset < offset:
                 kept.append(retired._replace(end=offset))
-            if retired.end > block.end:
-                kept.append(retired._replace(offset=block.end))
+            if retired.end > end:
+                kept.append(retired._replace(offset=end))
         self._retired = kept
         self.blocks[key] = block
+        self.used_bytes += nbytes
         self.peak_bytes = max(self.peak_bytes, self.used_bytes)
         return block
 
     def retire(self, block: Block) -> None:
         """Give the range up; whoever gets it next waits for the block's guards."""
         del self.blocks[block.key]
+        self.used_bytes -= block.nbytes
         guards = block.guards.union(*(segment.guards for segment in block.unwritten(block.nbytes)))
         if block.last_store is not None:
             guards.add(block.last_store)
-        self._retired.append(_Retired(block.offset, block.end, frozenset(guards)))
-
-    def _overlapping(self, offset: int, nbytes: int) -> list[_Retired]:
-        return [r for r in self._retired if r.offset < offset + nbytes and offset < r.end]
+        self._retired.append(_Retired(block.offset, block.end, frozenset(guards), max(guards, default=NEVER)))
 
     def _segments(self, offset: int, nbytes: int) -> list[Segment]:
-        overlapping = self._overlapping(offset, nbytes)
+        end = offset + nbytes
+        overlapping = [retired for retired in self._retired if retired.offset < end and offset < retired.end]
         cuts = {offset, offset + nbytes}
         for retired in overlapping:
             cuts.update(cut for cut in (retired.offset, retired.end) if offset < cut < offset + nbytes)

@@ -21,7 +21,6 @@ from experiments.paper.runs import (
     Run,
     rank,
     run_all,
-    scaled,
 )
 from experiments.paper.worlds import PaperJob, World, rival_world, sharp_world
 from hydrasim.cluster import Bus
@@ -47,14 +46,13 @@ ABOUT = About(
     "Saturn's precision is not known; fp32 comes nearer to its ratios ({saturn_fp32} where it has {saturn_paper}) than "
     "autocast ({saturn_autocast}), under which copies weigh more. Not the same as there: GPT-J as a stack of GPT-2's "
     "blocks of its size, sequences of 512 tokens, SGD, all GPUs behind one bus, the solver without introspection. "
-    "Simulated are {minibatches} mini-batches of the shortest job, {planned_minibatches} where a solver plans, and "
-    "{alone_minibatches} of jobs one after another, whose mini-batches are alike.",
+    "Simulated are {minibatches} mini-batches of the shortest job, and {alone_minibatches} of jobs one after another, "
+    "whose mini-batches are alike.",
 )
 
 _EPOCHS, _SEQUENCES = 10, 4781  # WikiText-2 in sequences of 512 tokens
 _RATES = ("1e-5", "1e-4", "3e-3")
 _PRECISIONS: tuple[Precision, ...] = ("autocast", "fp32")  # Saturn's is not known
-_PLANNED_LENGTH = 100  # mini-batches of the shortest job; trials and plan take most of the time
 
 # Hours read off Saturn's Fig. 5, and what here stands for them: its heuristics give a job the least or most GPUs.
 PAPER_HOURS = {"Random": 39.0, "Min-heuristic": 46.2, "Max-heuristic": 27.5, "Optimus*-Greedy": 28.0, "Saturn": 21.0}
@@ -106,17 +104,15 @@ def machine() -> Machine:
 def run(smoke: bool = False, *, num_minibatches: int = STEADY_MINIBATCHES) -> pd.DataFrame:
     """Return a row a precision and system, and one for what is only quoted."""
     length = SMOKE_MINIBATCHES // 4 if smoke else num_minibatches
-    planned_length = length if smoke else scaled(_PLANNED_LENGTH, num_minibatches)
     precisions, rates = (_PRECISIONS[:1], _RATES[:1]) if smoke else (_PRECISIONS, _RATES)
     together: dict[tuple[str, str], Run] = {}
-    planned: dict[tuple[str, str], Run] = {}
     alone: dict[tuple[str, str, str, str], Run] = {}
     for precision in precisions:
         rivals = rival_world(jobs(rates), machine(), precision=precision)
         library, counts = (("fsdp", "spilling"), "8") if smoke else (_LIBRARY, "1,2,4,8")
         techniques = ",".join(technique(text, precision) for text in library)
         solver = Saturn(techniques, counts, time_limit_s=1.0, interval_s=math.inf)
-        planned[precision, _SATURN] = Run(rivals, system=solver)
+        together[precision, _SATURN] = Run(rivals, system=solver)
         together[precision, _MIN] = Run(rivals, system="spilling")
         for system, (policy, mechanism) in _SHARP.items():
             world = sharp_world(jobs(rates), machine(), precision=precision, mechanism=mechanism)
@@ -125,8 +121,8 @@ def run(smoke: bool = False, *, num_minibatches: int = STEADY_MINIBATCHES) -> pd
             world = World(Workload((job,)), rivals.cluster)
             for text in settings:
                 alone[precision, system, job.name, text] = Run(world, system=parse_system(technique(text, precision)))
-    found = run_all([*planned.values()], planned_length) + run_all([*together.values()], length)
-    outcomes = {key: [outcome] for key, outcome in zip([*planned, *together], found, strict=True)}
+    found = run_all([*together.values()], length)
+    outcomes = {key: [outcome] for key, outcome in zip(together, found, strict=True)}
     found_alone = run_all([*alone.values()], num_minibatches)
     best: dict[tuple[str, str, str], Outcome] = {}
     for (*key, _), outcome in zip(alone, found_alone, strict=True):
@@ -175,7 +171,6 @@ def facts(frame: pd.DataFrame) -> dict[str, str]:
         **{f"{key}_{own}": f"{ratios[own, name]:.2f}" for own in _PRECISIONS for key, name in systems.items()},
         "saturn_paper": f"{PAPER_HOURS[_SATURN] / PAPER_HOURS[_MIN]:.2f}",
         "minibatches": str(STEADY_MINIBATCHES),
-        "planned_minibatches": str(_PLANNED_LENGTH),
         "alone_minibatches": str(ALIKE_MINIBATCHES),
     }
 

@@ -159,7 +159,7 @@ def test_shards_that_are_alike_are_counted_once():
         cuts = tuple(range(1, depth))
         pilot = AnalyticPilot(small_job(model=perceptron(*[4] * (depth + 1)), dataloader=pairs(1, 4, 4), cuts=cuts))
         assert len({id(found) for found in chains(pilot.job, pilot)[1]}) < 5
-        return len(pilot._alike)
+        return len(pilot._done)
 
     assert num_counts(8) == num_counts(5)
 

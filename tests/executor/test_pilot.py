@@ -208,3 +208,21 @@ def test_weights_used_outside_their_layer_are_refused():
     with pytest.raises(JobError, match="loss_fn refers to parameters of the model"):
         pilot_of(model=model, loss_fn=penalised)
     assert model[0][0].weight.grad is None
+
+
+def test_shards_that_are_alike_run_once(monkeypatch):
+    """Models with billions of weights in equal blocks take no longer to pilot than small ones."""
+    runs = []
+    real = JobPilot._run
+    monkeypatch.setattr(JobPilot, "_run", lambda self, *given: runs.append(given[:2]) or real(self, *given))
+    model = perceptron(*[4] * 9)
+    bounds = [(layer, layer + 1) for layer in range(len(model))]
+    alike = pilot_of(model=model, dataloader=pairs(1, 4, 4)).chain(bounds)
+    assert len(runs) < len(model)
+    num_alike, runs[:] = len(runs), []
+    torch.nn.init.zeros_(model[2][0].weight)  # weights' values are no difference, a frozen one is
+    model[4][0].bias.requires_grad_(False)
+    other = pilot_of(model=model, dataloader=pairs(1, 4, 4)).chain(bounds)
+    assert len(runs) > num_alike
+    assert [shard.layout.parameter_bytes for shard in other] == [shard.layout.parameter_bytes for shard in alike]
+    assert (other[4].has_gradient, alike[4].has_gradient) == ((True, False), (True, True))

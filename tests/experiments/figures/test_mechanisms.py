@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from experiments.figures import mechanisms
 from experiments.figures.mechanisms import RUNGS
-from experiments.paper.runs import Outcome
+from experiments.paper.runs import STEADY_MINIBATCHES, Outcome
 from hydrasim.mechanism import MECHANISMS
 from hydrasim.systems.quoted import PAPER_FIG8
 
@@ -37,24 +37,25 @@ def test_the_smoke_run_shows_both_ends_and_can_be_drawn():
     assert not frame.duplicated(list(mechanisms.ABOUT.keys)).any()
     released, ours = (frame[frame["rung"] == rung.name].set_index("costs")["ratio"] for rung in (RUNGS[0], RUNGS[-1]))
     assert (ours > released).all()
-    of_ours = frame["rung"] == RUNGS[-1].name
-    assert (frame["half_length_fraction"].notna() == of_ours).all()
     assert (frame["compute_fraction"] == frame["costs"].map({"zero-constant": 0.88})).sum() == 2
     axes = mechanisms.draw(frame).axes[0]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["hydra-released", "ours, resident-lrtf"]
 
 
-def test_at_full_length_there_is_no_half_and_nothing_runs_twice(monkeypatch):
-    lengths = []
+def test_rungs_of_ours_are_simulated_in_full_and_nothing_runs_twice(monkeypatch):
+    lengths = {}
 
     def run_all(runs, length):
-        lengths.append((len(runs), length))
+        for run in runs:
+            assert lengths.setdefault(run, length) is length
         return [Outcome(3600.0, 0.5)] * len(runs)
 
     monkeypatch.setattr(mechanisms, "run_all", run_all)
-    frame = mechanisms.run(num_minibatches=0)
-    assert [pair for pair in lengths if pair[0]] == [(len(frame) + len(mechanisms.COSTS), 0)]
-    assert frame["half_length_fraction"].isna().all()
+    frame = mechanisms.run(num_minibatches=2 * STEADY_MINIBATCHES)
+    assert len(lengths) == len(frame) + len(mechanisms.COSTS)
+    in_full = {run.world.mechanism for run, length in lengths.items() if length == 0}
+    assert in_full == {MECHANISMS["ours"]}
+    assert set(lengths.values()) == {0, 4 * STEADY_MINIBATCHES}
 
 
 def test_the_quoted_speedup_is_that_of_fig_8():
