@@ -25,13 +25,14 @@ import typer
 
 from executor import CudaDevice, DevicePool, Prepared, TorchJob, train
 from executor.profiler import profile
+from experiments.evidence import Evidence
 from experiments.jobs import check_cuda
 from experiments.models import byte_gpt, next_byte_loss, text_loader
 from experiments.reference_run import digests, make_jobs, reference_results
 from experiments.suite import prepare_within_budget
-from experiments.validation import run_case
+from experiments.validation import run_case, score
 from hydrasim.command import Kind
-from hydrasim.disk import make_folder, write_text
+from hydrasim.disk import make_folder, read_text, write_text
 from hydrasim.errors import HydraError
 from hydrasim.mechanism import OURS
 from hydrasim.timeline import Timeline
@@ -136,69 +137,89 @@ def exactness(prepared: Prepared, workload: str, reference: str) -> dict[str, li
     return differing
 
 
-def overlap(
-    prepared: Prepared, repeats: int, folder: Path, host_memory: Sequence[bool] = (True, False)
-) -> list[dict[str, Any]]:
-    """Run with and without prefetch, from registered (True) and from pageable host memory; return a row for each."""
-    rows = []
+def overlap(prepared: Prepared, repeats: int, folder: Path, host_memory: Sequence[bool] = (True, False)) -> None:
+    """Run with and without prefetch, from registered (True) and from pageable host memory; write the timelines."""
     for pinned in host_memory:
         devices = tuple(replace(device, pinned=pinned) for device in prepared.devices)  # type: ignore[call-arg]
         with DevicePool(devices) as pool:
-            for prefetch in (True, False):
-                mechanism = replace(OURS, prefetch=prefetch)
-                runs = [
-                    train(
-                        replace(prepared, devices=devices), policy=_OVERLAP_POLICY, mechanism=mechanism, pool=pool,
-                        update_models=False,
-                    ).timeline
-                    for _ in range(repeats + 1)
-                ]  # fmt: skip
-                runs = runs[1:]  # the first one warms up
-                name = "registered" if pinned else "pageable"
-                runs[0].write(folder / f"overlap-{name}-{'' if prefetch else 'no-'}prefetch.jsonl")
-                fractions = [fraction for run in runs if (fraction := hidden_fraction(run)) is not None]
-                rows.append(
-                    {
-                        "host_memory": name,
-                        "prefetch": prefetch,
-                        "makespan_s": [run.makespan_s for run in runs],
-                        "hidden_fraction": fractions,
-                        "median_makespan_s": median(run.makespan_s for run in runs),
-                        "median_hidden_fraction": median(fractions) if fractions else None,
-                    }
-                )
+            for prefetch, repeat in product((True, False), range(repeats + 1)):
+                made = train(
+                    replace(prepared, devices=devices), policy=_OVERLAP_POLICY,
+                    mechanism=replace(OURS, prefetch=prefetch), pool=pool, update_models=False,
+                ).timeline  # fmt: skip
+                if repeat:  # the first one warms up
+                    made.write(folder / f"{_overlap_name(pinned, prefetch)}-{repeat - 1}.jsonl.gz")
+
+
+def read_overlap(folder: Path) -> list[dict[str, Any]]:
+    """Return a row for each way that `overlap` left timelines of."""
+    rows = []
+    for pinned, prefetch in product((True, False), repeat=2):
+        paths = sorted(folder.glob(f"{_overlap_name(pinned, prefetch)}-*.jsonl.gz"))
+        runs = [Timeline.read(path) for path in paths]
+        fractions = [fraction for run in runs if (fraction := hidden_fraction(run)) is not None]
+        if runs:
+            rows.append(
+                {
+                    "host_memory": "registered" if pinned else "pageable",
+                    "prefetch": prefetch,
+                    "makespan_s": [run.makespan_s for run in runs],
+                    "hidden_fraction": fractions,
+                    "median_makespan_s": median(run.makespan_s for run in runs),
+                    "median_hidden_fraction": median(fractions) if fractions else None,
+                }
+            )
     return rows
 
 
-def run(study: Study, folder: Path) -> dict[str, Any]:
-    """Run the whole study; leave profile, plans and timelines in the folder, and return the figures.
+def _overlap_name(pinned: bool, prefetch: bool) -> str:
+    return f"overlap-{'registered' if pinned else 'pageable'}-{'' if prefetch else 'no-'}prefetch"
+
+
+def run(study: Study, folder: Path) -> None:
+    """Run the whole study; every part leaves its files in the folder when it is done.
 
     Raises:
         HydraError: a run failed, or the jobs do not fit.
     """
     make_folder(folder)
+    write_text(folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
     jobs, num_threads = make_jobs(study.workload), torch.get_num_threads()
     prepared = prepare_within_budget(jobs, study.devices, study.budget_fraction, num_threads)
     with DevicePool(prepared.devices) as pool:
         measured = profile(prepared, pool=pool, rounds=study.rounds, path=folder / "profile.json")
-        case = run_case(
+        run_case(
             study.workload.rpartition(":")[2], prepared, measured, study.policies, repeats=study.repeats, pool=pool,
             folder=folder / "validation",
         )  # fmt: skip
-    rows = overlap(prepared, study.repeats, folder, study.pinned)
+    overlap(prepared, study.repeats, folder, study.pinned)
     differing = {}
     if study.all_optimizers:
         tight = prepare_within_budget(optimizer_jobs(), study.devices, study.budget_fraction, num_threads)
         differing = exactness(tight, "experiments.gpu:optimizer_jobs", study.reference)
     differing |= exactness(prepared, study.workload, study.reference)  # last, since it changes the weights
+    write_text(folder / "exactness.json", json.dumps(differing, indent=1) + "\n")
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """Return the figures from the files of a study; exactness is None where the study was cut off before.
+
+    Raises:
+        HydraError: files are missing or damaged, or a prediction was changed after it was hashed.
+    """
+    evidence = Evidence.read(folder / "validation")
+    case = score(evidence)
+    cluster, exact = evidence.profile.cluster, folder / "exactness.json"
+    assert cluster is not None
+    differing = json.loads(read_text(exact, HydraError)) if exact.exists() else None
     return {
         "label": case.label,
-        "environment": environment(),
-        "devices": [{"kind": device.kind, "memory_bytes": device.memory_bytes} for device in prepared.cluster.devices],
-        "exactness": {"identical": not any(differing.values()), "differing": differing},
-        "overlap": rows,
+        "environment": json.loads(read_text(folder / "environment.json", HydraError)),
+        "devices": [{"kind": device.kind, "memory_bytes": device.memory_bytes} for device in cluster.devices],
+        "exactness": differing and {"identical": not any(differing.values()), "differing": differing},
+        "overlap": read_overlap(folder),
         "validation": case.fields(),
-        "provenance": measured.provenance,
+        "provenance": evidence.profile.provenance,
     }
 
 
@@ -217,15 +238,16 @@ def environment() -> dict[str, Any]:
 def report(figures: dict[str, Any]) -> str:
     """Return the figures as a page to read."""
     exact = figures["exactness"]
-    wrong = {job: names for job, names in exact["differing"].items() if names}
+    differing = exact["differing"] if exact else {}
+    said = "not run" if exact is None else "yes" if exact["identical"] else "no"
     lines = [
         f"# A run on {', '.join(device['kind'] for device in figures['devices'])} ({figures['label']})",
         "",
         "Made by `python -m experiments.gpu`.",
         "",
-        f"Weights, optimizer state and losses of {len(exact['differing'])} jobs byte-identical to the reference loop: "
-        f"**{'yes' if exact['identical'] else 'no'}**.",
-        *(f"- {job}: {len(names)} differ, the first is {names[0]}" for job, names in wrong.items()),
+        f"Weights, optimizer state and losses of {len(differing)} jobs byte-identical to the reference loop: "
+        f"**{said}**.",
+        *(f"- {job}: {len(names)} differ, the first is {names[0]}" for job, names in differing.items() if names),
         "",
         "| host memory | prefetch | makespan | copy time hidden behind compute |",
         "|---|---|---|---|",
@@ -246,9 +268,9 @@ def report(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_evidence(study: Study, folder: Path) -> dict[str, Any]:
-    """Run the study and write summary.json and report.md beside its profile, plans and timelines."""
-    figures = run(study, folder)
+def write_report(folder: Path) -> dict[str, Any]:
+    """Write summary.json and report.md beside a study's profile, plans and timelines."""
+    figures = collect(folder)
     write_text(folder / "summary.json", json.dumps(figures, indent=1) + "\n")
     write_text(folder / "report.md", report(figures))
     return figures
@@ -258,16 +280,19 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder for the evidence.")] = Path("results/gpu"),
     smoke: Annotated[bool, typer.Option("--smoke", help="A few mini-batches of each job.")] = False,
     wide: Annotated[bool, typer.Option("--wide", help="Models of GPT-2 XL's width.")] = False,
+    report_only: Annotated[bool, typer.Option("--report-only", help="Report what a run has left there.")] = False,
 ) -> None:
     """Run everything that needs a GPU and write what came out. Exit code 1: the bits differ; 2: nothing ran."""
     try:
-        check_cuda("cuda")
-        figures = write_evidence(SMOKE if smoke else WIDE if wide else Study(), output)
+        if not report_only:
+            check_cuda("cuda")
+            run(SMOKE if smoke else WIDE if wide else Study(), output)
+        figures = write_report(output)
     except HydraError as reason:
         typer.echo(f"{reason}", err=True)
         raise typer.Exit(2) from None
     typer.echo(report(figures))
-    if not figures["exactness"]["identical"]:
+    if figures["exactness"] and not figures["exactness"]["identical"]:
         raise typer.Exit(1)
 
 

@@ -125,7 +125,7 @@ def main(
     batch_size: Annotated[int, typer.Option(min=1)] = Shape.batch_size,
     blocks_a_shard: Annotated[int, typer.Option(min=1)] = Shape.blocks_a_shard,
     steps: Annotated[int, typer.Option(min=2)] = 4,
-    learning_rate: Annotated[float, typer.Option()] = 0.01,
+    learning_rate: Annotated[float, typer.Option()] = 5e-4,
     output: Annotated[Path, typer.Option(help="Folder for summary.json.")] = Path("results/largest"),
 ) -> None:
     """Train one model far larger than its device. Exit code 1: the loss did not fall; 2: nothing ran."""

@@ -83,6 +83,31 @@ def abuse_block(memory: dict[str, Any], hostile: dict[str, Any]) -> str:
     )
 
 
+def gpu_block(wide: dict[str, Any], largest: dict[str, Any]) -> str:
+    """Return what a GPU has run, from the summaries of the study and of the largest model."""
+    plans = wide["validation"]["plans"]
+    hidden = {row["prefetch"]: row["median_hidden_fraction"] for row in wide["overlap"]}
+    makespan_s = {row["prefetch"]: row["median_makespan_s"] for row in wide["overlap"]}
+    errors = [plan["error_fraction"] for plan in plans]
+    exact = "not run" if wide["exactness"] is None else "yes" if wide["exactness"]["identical"] else "no"
+    losses = largest["losses"]
+    fell = "fall" if losses[-1] < losses[0] else "did not fall: the learning rate was too high"
+    return _paragraph(
+        f"Run on one {wide['environment']['gpus'][0]} with torch {wide['environment']['torch']}: the GPU tests of "
+        "tests/executor/devices/test_cuda.py pass, byte-identity to the plain loop, undisturbed and under three chaos "
+        "seeds, among them ([results/gpu/tests.txt](results/gpu/tests.txt)). Three GPTs of GPT-2 XL's blocks under "
+        f"AdamW on {size(wide['devices'][0]['memory_bytes'])} of it: {len(plans)} plans foretold within "
+        f"{percent(max(map(abs, errors)), 1)}; prefetching hides {percent(hidden[True])} of the copies' time behind "
+        f"compute ({percent(hidden[False])} without), {makespan_s[False]:.2f} s become {makespan_s[True]:.2f} s; "
+        f"byte-identity at that size: {exact} ([results/gpu/wide/](results/gpu/wide/report.md)). "
+        f"One GPT of {largest['num_parameters'] / 1e9:.2f} billion parameters in fp32 under SGD on "
+        f"{size(largest['device_budget_bytes'])} of it: {largest['step_s']:.2f} s a step, foretold within "
+        f"{percent(abs(largest['error_fraction']), 1)}, the GPU busy {percent(largest['utilization'], 1)} of the time "
+        f"({len(losses)} steps; the losses, {', '.join(f'{loss:.1f}' for loss in losses)}, {fell}; "
+        "[results/gpu/largest/](results/gpu/largest/summary.json))."
+    )
+
+
 def optimum_block(results: Path) -> str:
     """Return how far policies are from the best plans, as Markdown, from the table of the figure `optimum`."""
     optimum = figure("optimum")
@@ -182,6 +207,7 @@ def updated(text: str) -> str:
         "optimum": optimum_block(ROOT / "results"),
         "figures": figures_block(ROOT / "results"),
         "abuse": abuse_block(_summary("memory"), _summary("hostile")),
+        "gpu": gpu_block(_summary("gpu/wide"), _summary("gpu/largest")),
     }
     for name, block in made.items():
         begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"

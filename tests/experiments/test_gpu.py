@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from experiments import gpu
-from experiments.gpu import Study, exactness, hidden_fraction, optimizer_jobs, report, write_evidence
+from experiments.gpu import Study, exactness, hidden_fraction, optimizer_jobs, report, run, write_report
 from experiments.suite import prepare_within_budget
 from experiments.workloads import WORKLOADS, GptSpec
 from hydrasim.timeline import Span, Timeline
@@ -93,7 +93,8 @@ def test_the_study_leaves_its_evidence(tmp_path, monkeypatch):
     monkeypatch.setitem(WORKLOADS, "micro", (GptSpec("A", 32, 1, 2, minibatches=2, epochs=1, learning_rate=1e-3),))
     monkeypatch.setattr(gpu, "exactness", lambda prepared, workload, reference: {workload: []})
     study = Study("micro", fakes, rounds=1, repeats=1, policies=("fifo",), budget_fraction=2.0)
-    found = write_evidence(study, tmp_path)
+    run(study, tmp_path)
+    found = write_report(tmp_path)
     assert found["exactness"]["differing"] == {"experiments.gpu:optimizer_jobs": [], "micro": []}
     assert [(row["host_memory"], row["prefetch"]) for row in found["overlap"]] == [
         ("registered", True), ("registered", False), ("pageable", True), ("pageable", False),
@@ -101,11 +102,21 @@ def test_the_study_leaves_its_evidence(tmp_path, monkeypatch):
     assert all(0 <= row["median_hidden_fraction"] <= 1 for row in found["overlap"])
     assert json.loads((tmp_path / "summary.json").read_text()) == json.loads(json.dumps(found))
     names = {path.name for path in tmp_path.iterdir()}
-    assert {"profile.json", "report.md", "summary.json", "validation", "overlap-registered-prefetch.jsonl"} <= names
-    assert len(list(tmp_path.glob("overlap-*.jsonl"))) == 4
+    assert {
+        "profile.json",
+        "report.md",
+        "summary.json",
+        "validation",
+        "overlap-registered-prefetch-0.jsonl.gz",
+    } <= names
+    assert len(list(tmp_path.glob("overlap-*.jsonl.gz"))) == 4
+    (tmp_path / "exactness.json").unlink()  # a study that was cut off
+    assert write_report(tmp_path)["exactness"] is None
+    assert "**not run**" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_gpu_the_study_is_exact(tmp_path):
-    assert write_evidence(gpu.SMOKE, tmp_path)["exactness"]["identical"]
+    run(gpu.SMOKE, tmp_path)
+    assert write_report(tmp_path)["exactness"]["identical"]
