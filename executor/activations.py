@@ -20,7 +20,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_
 from torch.utils import _pytree as pytree
 
 from executor.budget import storages_of
-from executor.compute import PLAIN, Boundary, Loss, device_type, go_backward, needs_grad, run_layers
+from executor.compute import PLAIN, Boundary, Loss, Seeds, device_type, go_backward, needs_grad, run_layers
 from executor.step import StepOptions
 from hydrasim.dataflow import ALIGNMENT, aligned
 
@@ -121,12 +121,12 @@ class KeptForward:
     edges: tuple[GradientEdge, ...]
     loss: float | None
 
-    def backward(self, gradients: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    def backward(self, gradients: Sequence[torch.Tensor | None], seeds: Seeds = ()) -> list[torch.Tensor | None]:
         """Go backward; return the gradients of the input. gradients: of the outputs, none for the last shard's loss."""
         if self.loss is not None:
             torch.autograd.backward(self.edges)
         else:
-            go_backward(self.edges, gradients)
+            go_backward(self.edges, gradients, seeds)
         return self.entry.gradients()
 
 

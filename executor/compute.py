@@ -11,12 +11,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils import _pytree as pytree
 
 from executor.step import StepOptions
 
 Loss = Callable[[Any, Any], torch.Tensor]
+Seeds = Sequence[tuple[nn.Parameter, torch.Tensor]]
 PLAIN = StepOptions()
 
 
@@ -120,24 +121,35 @@ def backward(
     requires_grad: Sequence[bool],
     gradients: Sequence[torch.Tensor | None],
     options: StepOptions = PLAIN,
+    seeds: Seeds = (),
 ) -> list[torch.Tensor | None]:
     """Recompute a shard from its saved input, then return that input's gradients.
 
-    gradients: of the output's tensors that require one, in order.
+    gradients: of the output's tensors that require one, in order. seeds: parameters that have gradients already.
     """
     with torch.enable_grad():
         entry = Boundary(tree, requires_grad)
         with options.casting(device_type(tree)):
             outputs = [leaf for leaf in pytree.tree_leaves(run_layers(layers, entry.value)) if needs_grad(leaf)]
-        go_backward(outputs, gradients)
+        go_backward(outputs, gradients, seeds)
     return entry.gradients()
 
 
 def go_backward(
-    outputs: Sequence[torch.Tensor] | Sequence[GradientEdge], gradients: Sequence[torch.Tensor | None]
+    outputs: Sequence[torch.Tensor] | Sequence[GradientEdge],
+    gradients: Sequence[torch.Tensor | None],
+    seeds: Seeds = (),
 ) -> None:
-    """Go backward from the outputs, or from where they are in the graph, that got a gradient."""
-    pairs = [(out, g) for out, g in zip(outputs, gradients, strict=True) if g is not None]
+    """Go backward from the outputs, or from where they are in the graph, that got a gradient.
+
+    seeds: parameters with what uses of them elsewhere came to; autograd adds the uses here to it, in their order.
+    """
+    pairs = [(get_gradient_edge(parameter), gradient) for parameter, gradient in seeds]
+    pairs += [
+        (out if isinstance(out, GradientEdge) else get_gradient_edge(out), g)
+        for out, g in zip(outputs, gradients, strict=True)
+        if g is not None
+    ]
     if pairs:
         torch.autograd.backward([out for out, _ in pairs], [g for _, g in pairs])
 

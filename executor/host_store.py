@@ -100,7 +100,7 @@ class StoreView:
 
 def parity_of(key: BlockKey) -> int:
     """Return which of a mini-batch's two regions a boundary has; all but loaded data have one."""
-    two = key.kind in ("y", "d") or (key.kind == "x" and key.shard == 0)
+    two = key.kind in ("y", "d", "t") or (key.kind == "x" and key.shard == 0)
     return key.minibatch % 2 if two else 0
 
 
@@ -194,11 +194,12 @@ class HostStore(StoreView):
             places["x", job.name, shard + 1, 0] = self._reserve(nbytes)
             places["g", job.name, shard, 0] = self._reserve(nbytes)
         for key in passing_keys(job):
-            if key.kind in ("a", "d"):
+            if key.kind in ("a", "d", "t"):
                 nbytes = HEADER_BYTES + block_bytes(job, key)
                 places[key.kind, job.name, key.shard, key.minibatch] = self._reserve(nbytes)
         for shard in range(last + 1) if job.update_units else ():
-            places.setdefault(("d", job.name, shard, 1), places["d", job.name, shard, 0])
+            for kind in ("d", "t") if shard in job.tied_shards else ("d",):
+                places.setdefault((kind, job.name, shard, 1), places[kind, job.name, shard, 0])
             places["norm", job.name, shard, 0] = self._reserve(MAX_NORM_BYTES)
 
     def _write_initial(self, part: Partition) -> None:

@@ -18,6 +18,7 @@ from executor import randomness
 from executor.errors import JobError
 from executor.pickling import WeightlessPickler
 from executor.step import Scheduler, StepOptions
+from executor.ties import shared_parameters
 from hydrasim.errors import told
 from hydrasim.workload import JOB_NAME, ActivationMode
 
@@ -216,16 +217,13 @@ class TorchJob:
         if self.cuts is not None and not all(isinstance(cut, int) for cut in self.cuts):
             raise JobError(f"job {self.name!r}: cuts {self.cuts!r} must be indices of layers.")
 
+    @cached_property
+    def shared(self) -> set[int]:
+        """The identities of the trained parameters that several layers have."""
+        return shared_parameters([[layer] for layer in self.layers])
+
     def _check_layers(self) -> None:
-        owner: dict[int, int] = {}
-        for index, layer in enumerate(self.layers):
-            for name, parameter in layer.named_parameters():
-                if owner.setdefault(id(parameter), index) != index:
-                    raise JobError(
-                        f"job {self.name!r}: layers {owner[id(parameter)]} and {index} share {name!r}; "
-                        "weights tied across layers are not supported yet."
-                    )
-        if not owner:
+        if not any(True for layer in self.layers for _ in layer.parameters()):
             raise JobError(f"job {self.name!r}: the model has no parameters.")
 
 

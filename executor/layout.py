@@ -111,6 +111,10 @@ class ShardOnDevice:
                 buffer.data = slot.view(block)
             self._attached = block.data_ptr()
 
+    def detach(self) -> None:
+        """Forget where the parameters are; something else may have moved them."""
+        self._attached = None
+
     def attach_state(self, block: torch.Tensor) -> None:
         """Hand the optimizer the state in the block, for parameters that have any yet."""
         if self.optimizer is None:

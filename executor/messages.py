@@ -9,6 +9,7 @@ from executor.host_store import Place
 from executor.layout import ShardLayout
 from executor.step import Rates, StepOptions
 from executor.tensors import TreeSpec
+from executor.ties import Ties
 from hydrasim.command import Command
 
 
@@ -33,6 +34,7 @@ class JobSetup:
     options: StepOptions
     update_units: bool
     rates: Rates
+    ties: Ties | None = None
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,12 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
+from executor.errors import JobError
 from executor.job import TorchJob
 from executor.pilot import JobPilot, ShardPilot
+from executor.ties import Ties, ties_of
 from hydrasim.dataflow import aligned
 from hydrasim.errors import ShardTooLarge
 
@@ -25,6 +27,23 @@ class Partition:
     pilot: JobPilot
     cuts: tuple[int, ...]
     shards: tuple[ShardPilot, ...]
+
+    @cached_property
+    def ties(self) -> Ties | None:
+        """The weights that shards share.
+
+        Raises:
+            JobError: the last shard that has a copy does not use it, so there is nothing to start the sum from.
+        """
+        found = ties_of(self.job.shards(self.cuts), self.job.module.parameters())
+        for sharing, shard in zip(found.shards if found else (), self.shards, strict=False):
+            for held, above in zip(sharing.held, sharing.above, strict=True) if sharing else ():
+                if held is not None and not above and not shard.has_gradient[held]:
+                    raise JobError(
+                        f"job {self.job.name!r}: a weight is shared by layers of which the last does not use it in its "
+                        "forward; leave it out of that layer."
+                    )
+        return found
 
     @property
     def retained_bytes(self) -> int:
@@ -172,9 +191,16 @@ def _need(pilot: JobPilot, shard: ShardPilot, before: ShardPilot | None, high: i
     other = aligned(pilot.target_bytes) if last else aligned(shard.output_bytes)
     # The first shard's input needs no gradient.
     inputs = aligned(pilot.input_bytes) if before is None else 2 * aligned(before.output_bytes)
-    options = pilot.job.step_options
-    num_gradients = min(2, options.accumulate) if options.in_units_of_its_own else 0
-    return shard.layout.block_bytes + inputs + other + num_gradients * aligned(shard.gradients.nbytes)
+    options, tied_bytes = pilot.job.step_options, _tied_bytes(pilot.job)
+    num_gradients = min(2, options.accumulate) if options.in_units_of_its_own or tied_bytes else 0
+    tied_bytes *= 1 + num_gradients  # what is handed on, and what is added to
+    return shard.layout.block_bytes + inputs + other + num_gradients * aligned(shard.gradients.nbytes) + tied_bytes
+
+
+def _tied_bytes(job: TorchJob) -> int:
+    """Return what gradients of weights that layers share take, at most: cuts may leave them in one shard."""
+    shared = [parameter for parameter in job.module.parameters() if id(parameter) in job.shared]
+    return sum(aligned(parameter.numel() * parameter.element_size()) for parameter in shared)
 
 
 def _needs(parts: Sequence[Partition]) -> list[tuple[int, int, str]]:

@@ -92,8 +92,24 @@ class JobPilot:
         last = self.job.loss_fn if high == len(self.job.layers) else None
         states = [self.job.initial_state(parameter) for parameter in parameters]
         members = self.job.recipe(parameters).members
-        shapes = repr((members, spec_of(value).leaves, None if given is None else given.leaves))
+        ties = [
+            (parameter in tied, parameter in seeded)
+            for tied, seeded in [self._tied(low, high)]
+            for parameter in map(id, parameters)
+        ]
+        shapes = repr((members, ties, spec_of(value).leaves, None if given is None else given.leaves))
         return describe((layers, last, states, shapes))
+
+    def _tied(self, low: int, high: int) -> tuple[set[int], set[int]]:
+        """Return the parameters that layers low .. high-1 share with others, and with later ones; by identity."""
+        if not self.job.shared:
+            return set(), set()
+        layers = self.job.layers
+        own, *others = (
+            {id(p) for p in parameters_of(part)} for part in (layers[low:high], layers[:low], layers[high:])
+        )
+        tied, seeded = own & (others[0] | others[1]), own & others[1]
+        return tied & self.job.shared, seeded & self.job.shared
 
     @contextmanager
     def _as_on_device(self, low: int, high: int) -> Iterator[None]:
@@ -122,8 +138,16 @@ class JobPilot:
         layers, loss_fn = self._copies(low, high)
         parameters = parameters_of(layers)
         flags = [needs_grad(leaf) for leaf in pytree.tree_leaves(value)]
+        tied, seeded = (
+            [id(p) in some for p in parameters_of(self.job.layers[low:high])] for some in self._tied(low, high)
+        )
+        seeds = [
+            (parameter, torch.zeros_like(parameter))
+            for parameter, is_seeded in zip(parameters, seeded, strict=True)
+            if is_seeded
+        ]
         tracker = BudgetTracker()
-        tracker.exempt([tensors_in(layers, loss_fn), value, self.target])
+        tracker.exempt([tensors_in(layers, loss_fn), value, self.target, seeds])
         optimizer, states = self._optimizer(low, high, parameters)
         options = self.job.step_options
         for first in (True, False):  # the first step makes optimizer state, every later one has it in the arena
@@ -141,14 +165,15 @@ class JobPilot:
                 if last:
                     results = loss_and_backward(layers, value, flags, self.target, loss_fn, options=options)[1]
                 else:
-                    results = backward(layers, value, flags, gradients, options)
+                    results = backward(layers, value, flags, gradients, options, seeds)
                 has_gradient = tuple(parameter.grad is not None for parameter in parameters)
                 if optimizer is not None:
                     step(optimizer, one_by_one=first, on_parameter=keep)
                 seconds = time.perf_counter() - started
                 for _ in range(_MORE_STEPS if optimizer is not None and not first else 0):
                     step(optimizer)
-            entry, own = spec_of(results), spec_of([parameter.grad for parameter in parameters])
+            entry = spec_of(results)
+            own = spec_of([None if is_tied else p.grad for p, is_tied in zip(parameters, tied, strict=True)])
             del results  # alive during the step, as in a unit, which hands them on after it
             for parameter in parameters:
                 parameter.grad = None

@@ -80,8 +80,9 @@ class Prepared:
             )
             for pilot in part.shards
         )  # fmt: skip
-        options = part.job.step_options
-        if options.in_units_of_its_own:
+        options, ties = part.job.step_options, part.ties
+        update_units = options.in_units_of_its_own or ties is not None
+        if update_units:
             shards = tuple(
                 replace(shard, gradient_bytes=pilot.gradients.nbytes)
                 for shard, pilot in zip(shards, part.shards, strict=True)
@@ -89,7 +90,8 @@ class Prepared:
         return TrainingJob(
             part.job.name, shards, minibatches, epochs, self.fused,
             input_bytes=part.pilot.input_bytes, target_bytes=part.pilot.target_bytes,
-            update_units=options.in_units_of_its_own, accumulate=options.accumulate,
+            update_units=update_units, accumulate=options.accumulate,
+            tied_shards=ties.sharing_shards if ties else (), tied_bytes=ties.gradients.nbytes if ties else 0,
         )  # fmt: skip
 
 

@@ -174,6 +174,7 @@ def _job_setup(part: Partition, prepared: Prepared) -> JobSetup:
         part.job.step_options,
         simulated.update_units,
         rates_of(part.job, simulated.num_steps),
+        part.ties,
     )
 
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from executor import randomness
 from executor.activations import KeptForward, SavedTensors, TooLarge, forward_keeping, storages
-from executor.compute import backward, forward, loss_and_backward, step
+from executor.compute import Seeds, backward, forward, loss_and_backward, step
 from executor.devices import DeviceMemory
 from executor.host_store import StoreView
 from executor.layout import ShardLayout, ShardOnDevice, parameters_of
@@ -21,6 +21,7 @@ from executor.messages import JobSetup, Setup
 from executor.pickling import load_without_weights, tensors_in
 from executor.step import norm_of
 from executor.tensors import Slot, TreeSpec, spec_of, write_tree
+from executor.ties import leave
 from executor.transfer import spec_key
 from hydrasim.command import Command
 from hydrasim.dataflow import BlockKey, aligned
@@ -65,12 +66,18 @@ class Units:
         shard = job.shards[unit.shard]
         blocks: Blocks = {_role(key, unit): (key, offset) for key, offset in command.places}
         state = self._state(job, unit.shard, blocks)
+        sharing = job.setup.ties and job.setup.ties.shards[unit.shard]
+        if sharing is not None:
+            shard.detach()  # another shard's copy of the weights may be in use
         shard.attach_parameters(state)
         with self._memory.computing():
             if unit.phase is Phase.UPDATE:
                 shard.attach_state(state)
                 if "d" in blocks:  # a shard that learns nothing has none
                     shard.attach_gradients(self._gradients(job, blocks["d"]))
+                for held, gradient in zip(sharing.held, self._tied(job, blocks, "t"), strict=True) if sharing else ():
+                    if held is not None:
+                        shard.parameters[held].grad = gradient.clone()  # clipping is not for the others' eyes
                 self._step(unit, shard, job, state)
                 shard.clear_gradients()
                 return None
@@ -114,6 +121,23 @@ class Units:
         found: list[torch.Tensor | None] = spec.read(self._memory.arena[offset : offset + spec.nbytes])
         return found
 
+    def _tied(self, job: _Job, blocks: Blocks, role: str) -> list[torch.Tensor]:
+        """Return the gradients of tied weights as views of a block, none if the unit has no such block."""
+        if role not in blocks:
+            return []
+        assert job.setup.ties is not None
+        spec, offset = job.setup.ties.gradients, blocks[role][1]
+        found: list[torch.Tensor] = spec.read(self._memory.arena[offset : offset + spec.nbytes])
+        return found
+
+    def _seeds(self, unit: ShardUnit, job: _Job, shard: ShardOnDevice, blocks: Blocks) -> Seeds:
+        """Return the shard's tied parameters with what the shards above have summed up."""
+        sharing = job.setup.ties and job.setup.ties.shards[unit.shard]
+        if not sharing:
+            return []
+        sums = zip(sharing.held, sharing.above, self._tied(job, blocks, "t above"), strict=False)
+        return [(shard.parameters[held], found) for held, above, found in sums if above and held is not None]
+
     def _add_to_earlier(self, unit: ShardUnit, job: _Job, shard: ShardOnDevice, blocks: Blocks) -> None:
         """Have the backward add to the gradients of the mini-batch before, in the new ones' block."""
         if "d before" not in blocks or "d" not in blocks:
@@ -131,9 +155,18 @@ class Units:
             for parameter, place in zip(shard.parameters, self._gradients(job, blocks["d"]), strict=True):
                 if place is not None and parameter.grad.data_ptr() != place.data_ptr():
                     place.copy_(parameter.grad)
+        gradients = {
+            index: parameter.grad for index, parameter in zip(setup.order[unit.shard], shard.parameters, strict=True)
+        }
+        if setup.ties and (sharing := setup.ties.shards[unit.shard]):
+            sums = self._tied(job, blocks, "t")
+            leave(
+                sharing, shard.parameters, sums, *(self._tied(job, blocks, f"t {role}") for role in ("above", "before"))
+            )
+            whole = unit.shard == setup.ties.sharing_shards[0]
+            gradients |= dict(zip(setup.ties.order, sums, strict=True)) if whole else dict.fromkeys(setup.ties.order)
         if setup.options.clip_norm is not None and (unit.minibatch + 1) % setup.options.accumulate == 0:
-            pairs = zip(setup.order[unit.shard], shard.parameters, strict=True)
-            norms = {index: norm_of(parameter.grad) for index, parameter in pairs if parameter.grad is not None}
+            norms = {index: norm_of(gradient) for index, gradient in gradients.items() if gradient is not None}
             self._store.write_norms(unit.job, unit.shard, norms)
 
     def _forward(
@@ -176,17 +209,17 @@ class Units:
         flags: list[bool],
         last: bool,
     ) -> tuple[float | None, list[torch.Tensor | None]]:
-        kept = job.kept.pop(unit.shard, None)
+        kept, seeds = job.kept.pop(unit.shard, None), self._seeds(unit, job, shard, blocks)
         if kept is not None and "a" in blocks and kept.minibatch == unit.minibatch:
             kept.saved.at(blocks["a"][1], blocks["w"][1] if "w" in blocks else 0)
-            return kept.loss, kept.backward([] if last else self._read(blocks["g"])[0])
+            return kept.loss, kept.backward([] if last else self._read(blocks["g"])[0], seeds)
         with shard.buffers_kept() if unit.phase is Phase.BACKWARD else nullcontext():
             if last:
                 target, _ = self._read(blocks["y"])
                 advance = (lambda: self._save_random(unit)) if unit.phase is Phase.LOSS else (lambda: None)
                 return loss_and_backward(shard.layers, entry, flags, target, job.loss_fn, advance, job.setup.options)
             gradients, _ = self._read(blocks["g"])
-            return None, backward(shard.layers, entry, flags, gradients, job.setup.options)
+            return None, backward(shard.layers, entry, flags, gradients, job.setup.options, seeds)
 
     def _check_gradients(self, unit: ShardUnit, job: _Job, shard: ShardOnDevice) -> None:
         found, expected = shard.parameters_with_gradient(), job.setup.has_gradient[unit.shard]
@@ -269,9 +302,11 @@ def state_on_host(
 
 
 def _role(key: BlockKey, unit: ShardUnit) -> str:
-    """Name a block by what the unit does with it: w, x, y, g, a, d, out for what it hands on, and d before."""
-    if key.kind == "d" and key.minibatch != unit.minibatch:
-        return "d before"
+    """Name a block by what the unit does with it: its kind, out for what it hands on, or what it adds to."""
+    if key.kind in ("d", "t") and key.minibatch != unit.minibatch:
+        return f"{key.kind} before"
+    if key.kind == "t" and key.shard > unit.shard and unit.phase is not Phase.UPDATE:
+        return "t above"
     if (key.kind == "x" and key.shard == unit.shard + 1) or (key.kind == "g" and key.shard == unit.shard - 1):
         return "out"
     return key.kind

@@ -41,7 +41,7 @@ COMMAND = "python -m experiments.extraction"
 
 @dataclass
 class Row:
-    """What became of a class. lines: a user's, without imports. refusal: the core's, of what it lacks yet."""
+    """What became of a class. lines: a user's, without imports."""
 
     name: str
     model: str
@@ -51,15 +51,12 @@ class Row:
     proven: bool = False
     num_shards: int = 0
     identical: bool = False
-    refusal: str = ""
     error: str = ""
 
     @property
     def result(self) -> str:
         """Say it in a table's cell."""
-        if self.identical:
-            return f"byte-identical, {self.num_shards} shards"
-        return f"waits for core: {self.refusal}" if self.refusal else self.error
+        return f"byte-identical, {self.num_shards} shards" if self.identical else self.error
 
 
 def try_case(name: str, make: Callable[[], Case]) -> Row:
@@ -88,8 +85,7 @@ def _try(name: str, make: Callable[[], Case]) -> Row:
     try:
         _train(row, model, layers, case)
     except HydraError as reason:
-        waits = "not supported yet" in str(reason)
-        row.refusal, row.error = (str(reason), "") if waits else ("", f"{type(reason).__name__}: {reason}")
+        row.error = f"{type(reason).__name__}: {reason}"
     return row
 
 
@@ -126,7 +122,6 @@ def write_report(rows: Sequence[Row], folder: Path, command: str = COMMAND) -> d
         "num_classes": len(rows),
         "num_proven": sum(row.proven for row in rows),
         "num_trained_identical": sum(row.identical for row in rows),
-        "num_waiting_for_core": sum(bool(row.refusal) for row in rows),
         "most_lines": max(row.lines for row in rows),
         "rows": [asdict(row) for row in rows],
         "torch": torch.__version__,
@@ -161,7 +156,7 @@ def _text(found: dict[str, Any], rows: Sequence[Row]) -> str:
             "imports and data; no cuts are given.",
             "",
             f"**{found['num_proven']} of {found['num_classes']} proven, {found['num_trained_identical']} trained to "
-            f"the same bits, {found['num_waiting_for_core']} wait for the core.**",
+            "the same bits.**",
             "",
             "| class | lines | parameters | layers | proven | trained |",
             "|---|---|---|---|---|---|",

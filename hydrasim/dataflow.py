@@ -12,15 +12,18 @@ B0 <-g0- B1 <-----          y: targets        w: state (parameters, then optimiz
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NamedTuple
 
 from hydrasim.workload import ActivationMode, Phase, ShardUnit, TrainingJob
 
+_OF_SHARD = {"g": attrgetter("output_bytes"), "a": attrgetter("activation_bytes"), "d": attrgetter("gradient_bytes")}
+_OF_JOB = {"y": attrgetter("target_bytes"), "t": attrgetter("tied_bytes")}
 ALIGNMENT = 64  # bytes; vector loads are fastest on it, and results do not depend on it
 
 
 class BlockKey(NamedTuple):
-    """A piece of data: state (w), boundary (x), its gradient (g), target (y), activations (a), a shard's gradients (d).
+    """A piece of data: state (w), boundary (x), its gradient (g), target (y), activations (a), gradients (d, t).
 
     All have a home in host memory but activations, which only have one when they are spilled.
     """
@@ -65,14 +68,10 @@ def block_bytes(job: TrainingJob, key: BlockKey) -> int:
     shard = job.shards[key.shard]
     if key.kind == "w":
         return aligned(shard.parameter_bytes) + aligned(shard.optimizer_bytes)
-    if key.kind == "y":
-        return aligned(job.target_bytes)
-    if key.kind == "g":
-        return aligned(shard.output_bytes)
-    if key.kind == "a":
-        return aligned(shard.activation_bytes)
-    if key.kind == "d":
-        return aligned(shard.gradient_bytes)
+    if key.kind in _OF_SHARD:
+        return aligned(_OF_SHARD[key.kind](shard))
+    if key.kind in _OF_JOB:
+        return aligned(_OF_JOB[key.kind](job))
     return aligned(job.input_bytes if key.shard == 0 else job.shards[key.shard - 1].output_bytes)
 
 
@@ -106,6 +105,20 @@ def gradients_of(job: TrainingJob, shard: int, minibatch: int) -> tuple[BlockKey
     return (BlockKey("d", job.name, shard, minibatch),) if job.update_units else ()
 
 
+def tied_gradients_of(job: TrainingJob, unit: ShardUnit) -> tuple[tuple[BlockKey, ...], tuple[BlockKey, ...]]:
+    """Return the blocks of tied weights' gradients that a unit reads, and writes."""
+    sharers, n = job.tied_shards, unit.minibatch
+    if unit.shard not in sharers or unit.phase is Phase.FORWARD:
+        return (), ()
+    whole = BlockKey("t", job.name, sharers[0], n)
+    if unit.phase is Phase.UPDATE:
+        return (whole,), ()
+    own = BlockKey("t", job.name, unit.shard, n)
+    above = [BlockKey("t", job.name, shard, n) for shard in sharers if shard > unit.shard][:1]
+    adds_up = own == whole and n and not job.steps_after(n - 1)
+    return (*above, *([whole._replace(minibatch=n - 1)] if adds_up else [])), (own,)
+
+
 def dataflow(job: TrainingJob, unit: ShardUnit, mode: ActivationMode | None = None) -> Dataflow:
     """Return what a unit reads, writes and uses up; mode: of its activations, by default as the job says."""
     mode = mode or job.activation_mode
@@ -113,8 +126,9 @@ def dataflow(job: TrainingJob, unit: ShardUnit, mode: ActivationMode | None = No
     state = BlockKey("w", job.name, shard, -1)
     whole = (state, block_bytes(job, state))
     if unit.phase is Phase.UPDATE and job.update_units:
-        gradients = gradients_of(job, shard, n)
-        return Dataflow(_sized(job, [*gradients], whole), (), state, True, gradients, mode)
+        gradients, (tied, _) = gradients_of(job, shard, n), tied_gradients_of(job, unit)
+        spent = tied if (shard,) == job.tied_shards[-1:] else ()
+        return Dataflow(_sized(job, [*gradients, *tied], whole), (), state, True, (*gradients, *spent), mode)
     leading = (state, aligned(job.shards[shard].parameter_bytes))
     kept = activations_of(job, unit)
     found = () if kept is None or mode == "recompute" else (kept,)
@@ -129,8 +143,10 @@ def dataflow(job: TrainingJob, unit: ShardUnit, mode: ActivationMode | None = No
         reads.append(BlockKey("g", job.name, shard, n))
     if n and not job.steps_after(n - 1):
         reads += gradients_of(job, shard, n - 1)
+    from_above, tied = tied_gradients_of(job, unit)
+    reads += from_above
     handed_on = () if shard == 0 else (BlockKey("g", job.name, shard - 1, n),)
-    writes = (*handed_on, *gradients_of(job, shard, n))
+    writes = (*handed_on, *gradients_of(job, shard, n), *tied)
     consumes = (*reads, *(() if kept is None else (kept,)))
     updates = updates_state(job, unit)
     return Dataflow(
@@ -170,6 +186,8 @@ def passing_keys(job: TrainingJob) -> list[BlockKey]:
     if job.update_units:
         num_places = min(2, job.accumulate, job.num_minibatches)
         keys += [BlockKey("d", job.name, shard, n) for shard in range(last + 1) for n in range(num_places)]
+        keys += [BlockKey("t", job.name, shard, 0) for shard in job.tied_shards]
+        keys += [BlockKey("t", job.name, shard, n) for shard in job.tied_shards[:1] for n in range(1, num_places)]
     if job.activation_mode == "spill":
         keys += [BlockKey("a", job.name, shard, 0) for shard in range(last if job.fused else last + 1)]
     return keys

@@ -187,6 +187,8 @@ def _job_fields(job: TrainingJob) -> dict[str, Any]:
     fields: dict[str, Any] = vars(job) | {"shards": [dict(vars(shard)) for shard in job.shards]}
     if not job.update_units:
         del fields["update_units"], fields["accumulate"]
+    if not job.tied_shards:
+        del fields["tied_shards"], fields["tied_bytes"]
     for shard in fields["shards"]:
         if not job.update_units:
             del shard["update_s"], shard["gradient_bytes"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from hydrasim.dataflow import BlockKey, updates_state
+from hydrasim.dataflow import BlockKey, tied_gradients_of, updates_state
 from hydrasim.workload import Phase, ShardUnit
 
 if TYPE_CHECKING:
@@ -95,6 +95,9 @@ class Future:
 
     def _uses(self, key: BlockKey, unit: ShardUnit) -> Iterator[ShardUnit]:
         """Yield the units after `unit`, in the job's order, that work on the block's shard and use it."""
+        if key.kind == "t":
+            yield from self._uses_of_tied(key, unit)
+            return
         templates, job = self._templates[key.job], self._jobs[key.job]
         now = templates.of(unit.minibatch).index[unit.phase, unit.shard]
         adds_up = key.kind == "d" and not job.steps_after(unit.minibatch)
@@ -105,3 +108,14 @@ class Future:
                 is_later = minibatch > unit.minibatch or position > now
                 if is_later and template.nodes[position][0] is not _UNCONCERNED.get(key.kind, Phase.UPDATE):
                     yield ShardUnit(key.job, *template.nodes[position], minibatch)
+
+    def _uses_of_tied(self, key: BlockKey, unit: ShardUnit) -> Iterator[ShardUnit]:
+        """Yield the units after `unit` that read these gradients of tied weights; most are of other shards."""
+        job = self._jobs[key.job]
+        for minibatch in range(unit.minibatch, min(job.num_minibatches, key.minibatch + 2)):
+            template = self._templates[key.job].of(minibatch)
+            begin = template.index[unit.phase, unit.shard] + 1 if minibatch == unit.minibatch else 0
+            for node in template.nodes[begin:]:
+                later = ShardUnit(key.job, *node, minibatch)
+                if key in tied_gradients_of(job, later)[0]:
+                    yield later

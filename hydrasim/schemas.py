@@ -63,6 +63,8 @@ class JobFile(_Strict):
     arrival_s: Seconds = 0.0
     update_units: bool = False
     accumulate: Count = 1
+    tied_shards: tuple[Whole, ...] = ()
+    tied_bytes: Whole = 0
 
 
 class WorkloadFile(_Strict):

@@ -9,6 +9,7 @@ import math
 import re
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from hydrasim.errors import WorkloadError
@@ -105,6 +106,7 @@ class TrainingJob:
     to host memory; where neither is possible any more it recomputes. arrival_s: when the job is submitted.
     update_units: the optimizer steps in units of its own, U0 .. U(S-1), once all gradients are there, as clipping by
     their norm wants it. accumulate: the mini-batches whose gradients make up a step; what is left over makes none.
+    tied_shards: those that hold a copy each of weights that layers share; tied_bytes: of the gradients of these.
     """
 
     name: str
@@ -119,6 +121,8 @@ class TrainingJob:
     arrival_s: float = 0.0
     update_units: bool = False
     accumulate: int = 1
+    tied_shards: tuple[int, ...] = ()
+    tied_bytes: int = 0
 
     def __post_init__(self) -> None:
         if not JOB_NAME.fullmatch(self.name):
@@ -134,10 +138,22 @@ class TrainingJob:
             raise WorkloadError(
                 f"job {self.name!r}: a shard states update_s or gradient_bytes; these are of jobs with update_units."
             )
+        self._check_ties()
         for name in ("input_bytes", "target_bytes", "fetch_s", "arrival_s"):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0:
                 raise WorkloadError(f"job {self.name!r}: {name} is {value}; it must be finite and not negative.")
+
+    def _check_ties(self) -> None:
+        shards = self.tied_shards
+        if not shards and not self.tied_bytes:
+            return
+        rising = all(low < high for low, high in pairwise((-1, *shards, len(self.shards))))
+        if not (self.update_units and len(shards) > 1 and rising and self.tied_bytes > 0):
+            raise WorkloadError(
+                f"job {self.name!r}: tied_shards {list(shards)} and tied_bytes {self.tied_bytes}; ties take at least "
+                "two of the job's shards, in rising order, bytes, and update_units."
+            )
 
     @property
     def num_minibatches(self) -> int:
@@ -229,6 +245,8 @@ class Workload:
             units = job["update_units"]
             if not units:  # digests of jobs that have none are as they were before there were any
                 del job["update_units"], job["accumulate"]
+            if not job["tied_shards"]:
+                del job["tied_shards"], job["tied_bytes"]
             for shard in job["shards"]:
                 del shard["forward_s"], shard["backward_s"], shard["update_s"]
                 if not units:

@@ -39,12 +39,6 @@ def test_a_job_that_makes_no_sense_is_refused(fields, message):
         small_job(**fields)
 
 
-def test_weights_tied_across_layers_are_refused():
-    tied = nn.Linear(4, 4)
-    with pytest.raises(JobError, match="layers 0 and 2 share 'weight'"):
-        small_job(model=nn.Sequential(tied, nn.Tanh(), tied))
-
-
 def test_a_layer_used_twice_counts_twice():
     # The second use was once left out, and another model trained than the user's.
     tanh = nn.Tanh()

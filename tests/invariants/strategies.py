@@ -86,10 +86,14 @@ def jobs(draw: st.DrawFn, name: str) -> TrainingJob:
     shards = tuple(draw(st.lists(SHARDS, min_size=1, max_size=4)))
     if update_units:
         shards = tuple(replace(shard, update_s=draw(SECONDS), gradient_bytes=draw(BYTES)) for shard in shards)
+    sharing = draw(st.sets(st.integers(0, len(shards) - 1), max_size=3)) if update_units else set()
+    ties = (tuple(sorted(sharing)), draw(st.sampled_from([1, 64, 130]))) if len(sharing) > 1 else ((), 0)
     return TrainingJob(
         name,
         shards,
         update_units=update_units,
+        tied_shards=ties[0],
+        tied_bytes=ties[1],
         accumulate=draw(st.sampled_from([1, 1, 2, 3])) if update_units else 1,
         minibatches=draw(st.integers(1, 3)),
         epochs=draw(st.integers(1, 2)),

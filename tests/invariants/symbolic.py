@@ -103,7 +103,7 @@ class Machine:
         edges: dict[object, list[tuple[float, int]]] = {}
         for key, copies in self._uses.items():
             nbytes = _num_pieces(self._jobs[key.job], key) * ALIGNMENT
-            two = key.kind in ("y", "d") or (key.kind == "x" and key.shard == 0)
+            two = key.kind in ("y", "d", "t") or (key.kind == "x" and key.shard == 0)
             place = "state" if key.kind == "w" else (key[:3], key.minibatch % 2 if two else 0)
             for start_s, end_s in copies:
                 if start_s < end_s:
@@ -237,8 +237,10 @@ def needs(job: TrainingJob, unit: ShardUnit, mode: ActivationMode) -> tuple[list
     whole = _num_pieces(job, state) * ALIGNMENT
     if unit.phase is Phase.UPDATE:
         assert job.update_units
-        gradients = BlockKey("d", job.name, shard, n)
-        return [(state, whole), (gradients, _num_pieces(job, gradients) * ALIGNMENT)], [state]
+        gradients = [BlockKey("d", job.name, shard, n)]
+        if shard in job.tied_shards:
+            gradients.append(BlockKey("t", job.name, min(job.tied_shards), n))
+        return [(state, whole), *((key, _num_pieces(job, key) * ALIGNMENT) for key in gradients)], [state]
     keys = [BlockKey("x", job.name, shard, n)]
     if shard == last:
         keys.append(BlockKey("y", job.name, shard, n))
@@ -250,8 +252,7 @@ def needs(job: TrainingJob, unit: ShardUnit, mode: ActivationMode) -> tuple[list
     elif mode != "recompute":
         assert mode == job.activation_mode, f"{unit} runs in mode {mode}, its job in {job.activation_mode}"
         kept = [BlockKey("a", job.name, shard, n)]
-    if job.update_units and not forward and n % job.accumulate:
-        keys.append(BlockKey("d", job.name, shard, n - 1))
+    keys += [] if forward else _added_to(job, shard, n)
     leading = aligned(job.shards[shard].parameter_bytes)
     passes = job.shards[shard].forward_updates and unit.phase is not Phase.BACKWARD
     reads = [(state, whole if passes or not (forward or job.update_units) else leading)]
@@ -260,9 +261,23 @@ def needs(job: TrainingJob, unit: ShardUnit, mode: ActivationMode) -> tuple[list
         made = [state] if passes else []
         return reads, made + ([] if shard == last else [BlockKey("x", job.name, shard + 1, n)]) + kept
     made = [BlockKey("d", job.name, shard, n)] if job.update_units else []
+    if shard in job.tied_shards:
+        made.append(BlockKey("t", job.name, shard, n))
     if passes or not job.update_units:
         made.append(state)
     return reads, made + ([] if shard == 0 else [BlockKey("g", job.name, shard - 1, n)])
+
+
+def _added_to(job: TrainingJob, shard: int, n: int) -> list[BlockKey]:
+    """Return the gradients that a backward adds to: of earlier mini-batches, and of tied weights in shards above."""
+    earlier = ["d"] if job.update_units and n % job.accumulate else []
+    if earlier and shard == min(job.tied_shards, default=None):
+        earlier.append("t")
+    keys = [BlockKey(kind, job.name, shard, n - 1) for kind in earlier]
+    if shard in job.tied_shards:
+        above = sorted(other for other in job.tied_shards if other > shard)[:1]
+        keys += [BlockKey("t", job.name, other, n) for other in above]
+    return keys
 
 
 def num_versions(job: TrainingJob, shard: int) -> int:
@@ -282,6 +297,7 @@ def passing_bytes(job: TrainingJob) -> int:
         kinds["a"] = range(last + (not job.fused))
     if job.update_units:
         kinds["d"] = list(range(last + 1)) * min(n, job.accumulate)
+        kinds["t"] = [*job.tied_shards, *job.tied_shards[: min(n, job.accumulate) - 1]]
     cells = sum(_num_pieces(job, BlockKey(kind, job.name, shard, 0)) for kind in kinds for shard in kinds[kind])
     return cells * ALIGNMENT
 
@@ -315,6 +331,7 @@ def _num_pieces(job: TrainingJob, key: BlockKey) -> int:
         "y": (job.target_bytes,),
         "a": (shard.activation_bytes,),
         "d": (shard.gradient_bytes,),
+        "t": (job.tied_bytes,),
         "g": (shard.output_bytes,),
         "x": (job.input_bytes if key.shard == 0 else job.shards[key.shard - 1].output_bytes,),
     }[key.kind]
