@@ -25,7 +25,7 @@ lint: .venv/installed  ## ruff
 types: .venv/installed  ## mypy --strict on hydrasim
 	$(BIN)/mypy
 
-# More of the 1.1 million combinations: make exactness EXACTNESS_CASES=5000
+# More of the 2.2 million combinations: make exactness EXACTNESS_CASES=5000
 exactness: .venv/installed  ## byte-identity over 1,000 combinations of everything, ten minutes
 	EXACTNESS_CASES=$(or $(EXACTNESS_CASES),1000) $(BIN)/python -m pytest -m exactness_full
 

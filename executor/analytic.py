@@ -76,7 +76,7 @@ class AnalyticPilot(JobPilot):
         constants = [tensor for tensor in tensors_in(job.layers, job.loss_fn) if id(tensor) not in weights]
         sizes = {s._cdata: self._cast_bytes(tensor, s.nbytes()) for tensor in constants for s in storages_of(tensor)}
         self.constant_bytes = sum(sizes.values())
-        batch = job.first_batch
+        batch = job.measured_batch
         try:
             with self._mode:
                 self.input, self.target = (packed(self._fake_tree(tree, batch_size)) for tree in batch)

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from selectors import EVENT_READ, DefaultSelector
 
 from executor.errors import ExecutionError
 from executor.host_store import HostStore
+from executor.logs import MinibatchDone
 from executor.messages import Broken, Done, Order
 from executor.pool import DevicePool
 from hydrasim.command import HOST, Command, Failed, Finished, Kind
 from hydrasim.dataflow import BlockKey
-from hydrasim.workload import Workload
+from hydrasim.errors import told
+from hydrasim.workload import ShardUnit, Workload
 
 
 class TorchBackend:
-    """Carries commands out on real devices. losses: by job, one a mini-batch, in order."""
+    """Carries commands out on real devices. losses: by job, one a mini-batch, in order; callbacks: told of each."""
 
     def __init__(
-        self, workload: Workload, pool: DevicePool, loaders: dict[str, Connection], store: HostStore, label: str
+        self,
+        workload: Workload,
+        pool: DevicePool,
+        loaders: dict[str, Connection],
+        store: HostStore,
+        label: str,
+        callbacks: Sequence[Callable[[MinibatchDone], None]] = (),
     ) -> None:
         self.label = label
+        self._callbacks, self._jobs = callbacks, workload.by_name
         self.losses: dict[str, list[float]] = {job.name: [] for job in workload.jobs}
         self._pool, self._loaders, self._store = pool, loaders, store
         self._sources = DefaultSelector()  # kept, since setting one up for every event would cost more than the event
@@ -113,12 +123,22 @@ class TorchBackend:
         if command.number in self._target:
             assert command.block is not None
             self._store.commit(command.block, self._target.pop(command.number))
-        if command.kind is Kind.COMPUTE and message.loss is not None:
-            self.losses[command.unit.job].append(message.loss)
         if self._held:
             self._release_fetches()
         start_s, end_s = (round(moment_s - self._started_s, 7) for moment_s in (message.start_s, message.end_s))
+        if command.kind is Kind.COMPUTE and message.loss is not None:
+            self._trained(command.unit, message.loss, end_s)
         return Finished(command, start_s, end_s, self._issued_s.pop(command.number))
+
+    def _trained(self, unit: ShardUnit, loss: float, at_s: float) -> None:
+        self.losses[unit.job].append(loss)
+        for callback in self._callbacks:
+            try:
+                callback(MinibatchDone(unit.job, unit.minibatch, self._jobs[unit.job].num_minibatches, loss, at_s))
+            except Exception as reason:
+                raise ExecutionError(
+                    f"a callback failed after mini-batch {unit.minibatch} of job {unit.job!r}: {told(reason)}"
+                ) from reason
 
     def _broken(self, source: int | str, message: Broken) -> Failed:
         command = self._running.get(message.number)

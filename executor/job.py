@@ -42,7 +42,8 @@ class TorchJob:
     stay as they are. seed: of the job's random stream, set after the model was built. cuts: index of the
     first layer of every shard but the first; None lets the partitioner choose. activation_mode: what becomes of a
     forward's activations: kept on the device, spilled to host memory, or recomputed by the backward; by default
-    kept if the job fits a device, else spilled if copies are at memory speed, else recomputed.
+    kept if the job fits a device, else spilled if copies are at memory speed, else recomputed. largest_batch: the pair
+    that takes most memory, where that is not the first that the dataloader yields.
 
     Raises:
         JobError: something is missing or unsupported.
@@ -63,6 +64,7 @@ class TorchJob:
     clip_value: float | None = None
     scheduler: Scheduler | None = None
     autocast: torch.dtype | None = None
+    largest_batch: tuple[Any, Any] | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -126,6 +128,11 @@ class TorchJob:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise JobError(f"job {self.name!r}: the dataloader must yield (input, target) pairs.")
         return batch[0], batch[1]
+
+    @property
+    def measured_batch(self) -> tuple[Any, Any]:
+        """The mini-batch by which pilots tell what the job takes."""
+        return self.first_batch if self.largest_batch is None else self.largest_batch
 
     @property
     def num_minibatches(self) -> int:

@@ -72,7 +72,9 @@ class Loader:
     def _put(self, key: BlockKey, tree: Any, room: int) -> None:
         spec = spec_of(tree)
         if spec.nbytes > aligned(room):
-            raise ValueError(f"a mini-batch has {spec.nbytes} bytes, the first one had {room}; make it the largest.")
+            raise ValueError(
+                f"a mini-batch has {spec.nbytes} bytes, the first had {room}; give the largest as `largest_batch`."
+            )
         region = self._store.boundary(key)
         self._store.write_spec(region, spec)
         write_tree(tree, spec, self._store.tensor(region + HEADER_BYTES, spec.nbytes))

@@ -54,7 +54,7 @@ class ShardPilot:
 
 
 class JobPilot:
-    """Pilots of one job's shards, on its first mini-batch; the user's objects and random state stay as they are.
+    """Pilots of one job's shards, on its first or largest mini-batch; the user's objects and random state stay.
 
     num_threads: of torch, as a device has; bytes do not depend on it. constant_bytes: of tensors that lie on every
     device beside the arena: buffers, tensors that layers or the loss have as plain attributes.
@@ -69,7 +69,7 @@ class JobPilot:
         constants = [tensor for tensor in tensors_in(job.layers, job.loss_fn) if id(tensor) not in weights]
         storages = {storage._cdata: storage for tensor in constants for storage in storages_of(tensor)}
         self.constant_bytes = sum(storage.nbytes() for storage in storages.values())
-        self.input, self.target = map(packed, job.first_batch)
+        self.input, self.target = map(packed, job.measured_batch)
         self.input_bytes = max(1, spec_of(self.input).nbytes)  # what has no bytes would not travel
         self.target_bytes = max(1, spec_of(self.target).nbytes)
 

@@ -16,6 +16,7 @@ from executor.errors import ExecutionError, JobError
 from executor.host_store import HostStore
 from executor.job import TorchJob
 from executor.layout import buffers_of, parameters_of
+from executor.logs import MinibatchDone
 from executor.messages import JobSetup, LoaderSetup, Setup
 from executor.partition import Partition
 from executor.pickling import dump_without_weights
@@ -78,13 +79,14 @@ def train(
     chaos_seed: int | None = None,
     commands: list[Command] | None = None,
     on_event: Callable[[Event], None] | None = None,
+    callbacks: Sequence[Callable[[MinibatchDone], None]] = (),
 ) -> RunResult:
     """Train the jobs and put the trained weights into their models.
 
     jobs: user jobs, or what `prepare` made of them (then devices are known). policy: decides live,
     with the profile's times as beliefs, or the pilot's rough ones. plan: followed instead of a policy.
     pool: worker processes to use and keep. chaos_seed: delay and poison at random (for tests).
-    commands, on_event: see `hydrasim.loop.run`.
+    commands, on_event: see `hydrasim.loop.run`. callbacks: called in turn after each mini-batch; see `executor.logs`.
 
     Raises:
         ExecutionError: a layer, loader or worker failed; it names job, unit and cause.
@@ -103,7 +105,7 @@ def train(
     own_pool = DevicePool(prepared.devices) if pool is None else pool
     store = HostStore(prepared)
     try:
-        backend = _open(prepared, orchestrator, own_pool, store, chaos_seed)
+        backend = _open(prepared, orchestrator, own_pool, store, chaos_seed, callbacks)
         header = {"devices": [device.kind for device in cluster.devices], "seed": seed}
         if plan is not None:
             header["planned_by"] = plan.policy
@@ -126,7 +128,12 @@ def train(
 
 
 def _open(
-    prepared: Prepared, orchestrator: Orchestrator, pool: DevicePool, store: HostStore, chaos_seed: int | None
+    prepared: Prepared,
+    orchestrator: Orchestrator,
+    pool: DevicePool,
+    store: HostStore,
+    chaos_seed: int | None,
+    callbacks: Sequence[Callable[[MinibatchDone], None]],
 ) -> TorchBackend:
     """Set up every worker and loader for the run."""
     assert orchestrator.residency is not None
@@ -145,7 +152,7 @@ def _open(
     pool.open(setups, store.fd)
     loaders = pool.open_loaders([_loader_setup(part, store) for part in prepared.partitions], store.fd)
     label = "measured" if all(isinstance(device, CudaDevice) for device in prepared.devices) else "emulated"
-    return TorchBackend(prepared.workload, pool, loaders, store, label)
+    return TorchBackend(prepared.workload, pool, loaders, store, label, callbacks)
 
 
 def _job_setup(part: Partition, prepared: Prepared) -> JobSetup:

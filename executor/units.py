@@ -264,7 +264,8 @@ class Units:
         room = aligned(self._jobs[key.job].setup.output_bytes[key.shard - (key.kind == "x")])
         if spec.nbytes > room:
             raise ValueError(
-                f"{key} has {spec.nbytes} bytes, in the pilot it had {room}; make the first batch the largest."
+                f"{key} has {spec.nbytes} bytes, in the pilot it had {room}; give the largest mini-batch as "
+                "`largest_batch`."
             )
         self._specs[spec_key(key)] = spec
         write_tree(tree, spec, self._memory.arena[offset : offset + spec.nbytes])

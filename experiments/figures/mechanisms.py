@@ -30,9 +30,9 @@ ABOUT = About(
     "Algorithm 2 as printed does worse here than the released code's estimate of what is left, by more than "
     "prefetching in part gains (tried one at a time, which is not in the table). What fits stays is two: it is kept, "
     "and written back only when its room is needed. With nothing fitted, products reach {free} of the peak and not "
-    "{fitted}, and copies on links of four cards each bound all rungs from the fourth on, at {bound}. Rungs of ours are "
-    "simulated in full: the four longest jobs end alone, on half of the devices, and how long that lasts hangs on the "
-    "order in which copies met on shared links long before, so that shorter runs come out to either side.",
+    "{fitted}, and copies on links of four cards each bound all rungs from the fourth on, at {bound}. Rungs of ours "
+    "are simulated in full: the four longest jobs end alone, on half of the devices, and how long that lasts hangs on "
+    "the order in which copies met on shared links long before, so that shorter runs come out to either side.",
 )
 
 MACHINE = MACHINES["8x1080ti"]  # of Fig. 8's exact table, where links are shared by four and so matter most

@@ -59,8 +59,9 @@ FACTORS: dict[str, list[object]] = {
     "clip": list(CLIPS),
     "scheduled": [False, True],
     "autocast": [None, torch.bfloat16],
+    "tied": [False, True],
 }
-NUM_SAMPLED = int(os.environ.get("EXACTNESS_CASES", "1000"))  # of 1.1 million combinations, by `make exactness`
+NUM_SAMPLED = int(os.environ.get("EXACTNESS_CASES", "1000"))  # of 2.2 million combinations, by `make exactness`
 Case = tuple[object, ...]
 
 
@@ -97,8 +98,10 @@ def name_of(case: Case) -> str:
     optimizer, dropout, data, devices, cuts, prefetch, policy, two_groups, fused, mode, accumulate, *rest = case
     words = [optimizer, f"dropout {dropout}", data, f"{devices} devices", f"{len(cuts) + 1} shards", policy]
     words += [word for on, word in ((prefetch, "prefetch"), (two_groups, "two groups"), (not fused, "unfused")) if on]
-    clip, scheduled, autocast = rest
-    words += [mode] + [word for word in (clip, "scheduled" if scheduled else "", autocast) if word]
+    clip, scheduled, autocast, tied = rest
+    words += [mode] + [
+        word for word in (clip, "scheduled" if scheduled else "", autocast, "tied" if tied else "") if word
+    ]
     return ", ".join(map(str, [*words, f"accumulate {accumulate}"]))
 
 
@@ -114,6 +117,8 @@ def two_groups(
 def make_job(name: str, seed: int, steps: int, case: dict[str, object]) -> TorchJob:
     width, kind, options = OPTIMIZERS[case["optimizer"]]
     model = transformer(width, case["dropout"], seed)
+    if case["tied"]:
+        model[-1].out.weight = model[0].tokens.weight
     return TorchJob(
         name,
         model,
@@ -134,7 +139,7 @@ def check(case: Case, pools) -> None:
     named = dict(zip(FACTORS, case, strict=True))
     policy, mechanism = POLICIES[named["policy"]]
     jobs = [make_job("A", 1, 2, named), make_job("B", 2, 3, named)]
-    needs_room = jobs[0].step_options.in_units_of_its_own and not named["cuts"]
+    needs_room = (jobs[0].step_options.in_units_of_its_own or named["tied"]) and len(named["cuts"]) < 2
     pool = pools[named["devices"], ROOMY_BYTES] if needs_room else pools[named["devices"]]
     answers = [expected(job, DATA[named["data"]](len(job.dataloader.dataset))) for job in jobs]
     mechanism = replace(mechanism, prefetch=named["prefetch"])

@@ -154,7 +154,7 @@ FAILURES = {
     ),
     "a larger mini-batch": (
         {"dataloader": [BATCH, LARGE]},
-        r"A/F0#1 in its loader: ValueError: a mini-batch has \d+ bytes, the first one had 64",
+        r"A/F0#1 in its loader: ValueError: a mini-batch has \d+ bytes, the first had 64",
     ),
 }
 
