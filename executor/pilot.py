@@ -92,24 +92,15 @@ class JobPilot:
         last = self.job.loss_fn if high == len(self.job.layers) else None
         states = [self.job.initial_state(parameter) for parameter in parameters]
         members = self.job.recipe(parameters).members
-        ties = [
-            (parameter in tied, parameter in seeded)
-            for tied, seeded in [self._tied(low, high)]
-            for parameter in map(id, parameters)
-        ]
-        shapes = repr((members, ties, spec_of(value).leaves, None if given is None else given.leaves))
+        shapes = repr((members, self._tied(low, high), spec_of(value).leaves, None if given is None else given.leaves))
         return describe((layers, last, states, shapes))
 
-    def _tied(self, low: int, high: int) -> tuple[set[int], set[int]]:
-        """Return the parameters that layers low .. high-1 share with others, and with later ones; by identity."""
-        if not self.job.shared:
-            return set(), set()
-        layers = self.job.layers
-        own, *others = (
-            {id(p) for p in parameters_of(part)} for part in (layers[low:high], layers[:low], layers[high:])
-        )
-        tied, seeded = own & (others[0] | others[1]), own & others[1]
-        return tied & self.job.shared, seeded & self.job.shared
+    def _tied(self, low: int, high: int) -> tuple[list[bool], list[bool]]:
+        """Tell of each parameter of layers low .. high-1 whether other layers have it, and whether later ones do."""
+        layers, shared = self.job.layers, self.job.shared
+        own = [id(p) for p in parameters_of(layers[low:high])]
+        before, after = ({id(p) for p in parameters_of(part)} & shared for part in (layers[:low], layers[high:]))
+        return [p in before or p in after for p in own], [p in after for p in own]
 
     @contextmanager
     def _as_on_device(self, low: int, high: int) -> Iterator[None]:
@@ -138,14 +129,8 @@ class JobPilot:
         layers, loss_fn = self._copies(low, high)
         parameters = parameters_of(layers)
         flags = [needs_grad(leaf) for leaf in pytree.tree_leaves(value)]
-        tied, seeded = (
-            [id(p) in some for p in parameters_of(self.job.layers[low:high])] for some in self._tied(low, high)
-        )
-        seeds = [
-            (parameter, torch.zeros_like(parameter))
-            for parameter, is_seeded in zip(parameters, seeded, strict=True)
-            if is_seeded
-        ]
+        tied, seeded = self._tied(low, high)
+        seeds = [(p, torch.zeros_like(p)) for p, is_seeded in zip(parameters, seeded, strict=True) if is_seeded]
         tracker = BudgetTracker()
         tracker.exempt([tensors_in(layers, loss_fn), value, self.target, seeds])
         optimizer, states = self._optimizer(low, high, parameters)
