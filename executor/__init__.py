@@ -1,9 +1,9 @@
 """Train many models on few devices for real: shards in host memory, units on devices, bits as in plain training."""
 
+from executor.callbacks import CsvLog, EarlyStopping, LiveTable, MinibatchDone, TensorBoardLog
 from executor.devices import CpuDevice, CudaDevice
 from executor.grid import grid
 from executor.job import TorchJob
-from executor.logs import CsvLog, LiveTable, MinibatchDone, TensorBoardLog
 from executor.pool import DevicePool
 from executor.prepare import Prepared, prepare
 from executor.train import JobResult, RunResult, train
@@ -13,6 +13,7 @@ __all__ = [
     "CsvLog",
     "CudaDevice",
     "DevicePool",
+    "EarlyStopping",
     "JobResult",
     "LiveTable",
     "MinibatchDone",

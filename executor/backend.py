@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from selectors import EVENT_READ, DefaultSelector
 
+from executor.callbacks import Callback, MinibatchDone
 from executor.errors import ExecutionError
 from executor.host_store import HostStore
-from executor.logs import MinibatchDone
 from executor.messages import Broken, Done, Order
 from executor.pool import DevicePool
-from hydrasim.command import HOST, Command, Failed, Finished, Kind
+from hydrasim.command import HOST, Command, Event, Failed, Finished, JobStopped, Kind
 from hydrasim.dataflow import BlockKey
 from hydrasim.errors import told
 from hydrasim.workload import ShardUnit, Workload
@@ -30,7 +30,7 @@ class TorchBackend:
         loaders: dict[str, Connection],
         store: HostStore,
         label: str,
-        callbacks: Sequence[Callable[[MinibatchDone], None]] = (),
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.label = label
         self._callbacks, self._jobs = callbacks, workload.by_name
@@ -47,7 +47,8 @@ class TorchBackend:
         self._held: list[Command] = []  # fetches whose predecessors are not done
         self._newest: dict[BlockKey, int] = dict(store.location)  # where state will be once all stores are done
         self._target: dict[int, int] = {}
-        self._events: deque[Finished | Failed] = deque()
+        self._events: deque[Event] = deque()
+        self._stops: list[JobStopped] = []
         self._started_s = time.monotonic()
 
     def close(self) -> None:
@@ -69,7 +70,7 @@ class TorchBackend:
             self._send(device, (batch, []))
         self._release_fetches()
 
-    def next_event(self) -> Finished | Failed:
+    def next_event(self) -> Event:
         """Wait for a worker or loader to report."""
         while not self._events:
             for key, _ in self._sources.select():
@@ -82,6 +83,8 @@ class TorchBackend:
                 for message in messages:
                     broken = isinstance(message, Broken)
                     self._events.append(self._broken(source, message) if broken else self._finished(message))
+                    self._events.extend(self._stops)
+                    self._stops.clear()
         return self._events.popleft()
 
     def _order(self, command: Command) -> Order:
@@ -134,7 +137,9 @@ class TorchBackend:
         self.losses[unit.job].append(loss)
         for callback in self._callbacks:
             try:
-                callback(MinibatchDone(unit.job, unit.minibatch, self._jobs[unit.job].num_minibatches, loss, at_s))
+                done = MinibatchDone(unit.job, unit.minibatch, self._jobs[unit.job].num_minibatches, loss, at_s)
+                if callback(done) is True:
+                    self._stops.append(JobStopped(unit.job, at_s))
             except Exception as reason:
                 raise ExecutionError(
                     f"a callback failed after mini-batch {unit.minibatch} of job {unit.job!r}: {told(reason)}"

@@ -11,12 +11,12 @@ import cloudpickle
 import torch
 
 from executor.backend import TorchBackend
+from executor.callbacks import Callback
 from executor.devices import CudaDevice, Device
 from executor.errors import ExecutionError, JobError
 from executor.host_store import HostStore
 from executor.job import TorchJob
 from executor.layout import buffers_of, parameters_of
-from executor.logs import MinibatchDone
 from executor.messages import JobSetup, LoaderSetup, Setup
 from executor.partition import Partition
 from executor.pickling import dump_without_weights
@@ -41,7 +41,7 @@ class JobResult:
     """What became of a job. losses: one a mini-batch. state: optimizer tensors by parameter name."""
 
     name: str
-    status: str  # "finished", "failed" or "unfinished"
+    status: str  # "finished", or "stopped" by a callback
     losses: tuple[float, ...]
     error: str = ""
     optimizer_state: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict, repr=False)
@@ -79,14 +79,15 @@ def train(
     chaos_seed: int | None = None,
     commands: list[Command] | None = None,
     on_event: Callable[[Event], None] | None = None,
-    callbacks: Sequence[Callable[[MinibatchDone], None]] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> RunResult:
     """Train the jobs and put the trained weights into their models.
 
     jobs: user jobs, or what `prepare` made of them (then devices are known). policy: decides live,
     with the profile's times as beliefs, or the pilot's rough ones. plan: followed instead of a policy.
     pool: worker processes to use and keep. chaos_seed: delay and poison at random (for tests).
-    commands, on_event: see `hydrasim.loop.run`. callbacks: called in turn after each mini-batch; see `executor.logs`.
+    commands, on_event: see `hydrasim.loop.run`. callbacks: called in turn after each mini-batch; one that
+    returns True stops the job, for which a policy has to decide; see `executor.callbacks`.
 
     Raises:
         ExecutionError: a layer, loader or worker failed; it names job, unit and cause.
@@ -133,7 +134,7 @@ def _open(
     pool: DevicePool,
     store: HostStore,
     chaos_seed: int | None,
-    callbacks: Sequence[Callable[[MinibatchDone], None]],
+    callbacks: Sequence[Callback],
 ) -> TorchBackend:
     """Set up every worker and loader for the run."""
     assert orchestrator.residency is not None
@@ -213,9 +214,13 @@ def _write_back(part: Partition, store: HostStore) -> None:
 def _results(prepared: Prepared, backend: TorchBackend, store: HostStore) -> dict[str, JobResult]:
     return {
         part.job.name: JobResult(
-            part.job.name, "finished", tuple(backend.losses[part.job.name]), "", _optimizer_state(part, store)
+            job.name,
+            "finished" if len(backend.losses[job.name]) == job.num_minibatches else "stopped",
+            tuple(backend.losses[job.name]),
+            "",
+            _optimizer_state(part, store),
         )
-        for part in prepared.partitions
+        for part, job in zip(prepared.partitions, prepared.workload.jobs, strict=True)
     }
 
 

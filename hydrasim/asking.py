@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from hydrasim.errors import HydraError, PolicyError, told
+from hydrasim.errors import HydraError, PlanError, PolicyError, told
 from hydrasim.workload import ShardUnit
 
 if TYPE_CHECKING:
+    from hydrasim.plan import Plan
     from hydrasim.policies.base import Policy
+    from hydrasim.progress import JobProgress
     from hydrasim.view import View
 
 _NUM_LISTED = 8
@@ -60,3 +62,19 @@ def listed(units: Sequence[ShardUnit]) -> str:
 
 def _chain(story: Sequence[str]) -> str:
     return " > ".join(story) or "none"
+
+
+def complain_of_order(plan: Plan, positions: Sequence[int], progress: Mapping[str, JobProgress]) -> NoReturn:
+    """Say which units of a plan wait for units that come later in it; positions: where each device is in it.
+
+    Raises:
+        PlanError: always.
+    """
+    lines = ["the plan cannot go on: every device's next unit waits for one that has not been run."]
+    for device, position in enumerate(positions):
+        if position < len(plan.devices[device]):
+            unit = plan.devices[device][position].unit
+            possible = progress[unit.job].issuable()
+            ahead = ", ".join(f"{u} (device {plan.device_of[u]})" for u in possible) or "the units now running"
+            lines.append(f"  Device {device} is at {unit}; job {unit.job!r} can only go on with {ahead}.")
+    raise PlanError("\n".join(lines) + "\n  Reorder these units so that every unit follows its predecessors.")

@@ -99,6 +99,14 @@ class JobArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class JobStopped:
+    """A job is to end with the mini-batch at which it is, so many seconds after the run began."""
+
+    job: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """A command raised, or its device was lost, and the run cannot go on."""
 
@@ -106,7 +114,7 @@ class Failed:
     error: Exception
 
 
-Event = Finished | JobArrived | Failed
+Event = Finished | JobArrived | JobStopped | Failed
 
 
 def normal_form(commands: list[Command]) -> dict[str, list[str]]:

@@ -11,8 +11,8 @@ from random import Random
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from hydrasim.asking import ask, listed
-from hydrasim.command import HOST, Command, Event, Failed, JobArrived, Kind, Lane
+from hydrasim.asking import ask, complain_of_order, listed
+from hydrasim.command import HOST, Command, Event, Failed, JobArrived, JobStopped, Kind, Lane
 from hydrasim.dag import Node, Template, Templates
 from hydrasim.dataflow import BlockKey
 from hydrasim.errors import HydraError, PlanError, PolicyError
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     import networkx as nx
 
     from hydrasim.cluster import Cluster
-    from hydrasim.plan import Plan
     from hydrasim.policies.base import Policy
     from hydrasim.profile import CostModel
 
@@ -118,10 +117,13 @@ class Orchestrator:
         """
         if isinstance(event, Failed):
             raise event.error
-        if isinstance(event, JobArrived):
+        if isinstance(event, (JobArrived, JobStopped)):
             progress = self.progress[event.job]
-            progress.arrive()
-            self._fetch(progress, 0, set())
+            if isinstance(event, JobStopped):
+                self._stop(progress)
+            elif not progress.finished:
+                progress.arrive()
+                self._fetch(progress, 0, set())
             self._dispatch()
             return self._take()
         command = event.command
@@ -244,6 +246,18 @@ class Orchestrator:
         for key in (BlockKey("x", job.name, 0, minibatch), BlockKey("y", job.name, len(job.shards) - 1, minibatch)):
             self.residency.fetched(key, command)
 
+    def _stop(self, progress: JobProgress) -> None:
+        """End a job with the mini-batch at which it is; what is fetched for the next one is left unused."""
+        if self.plan is not None:
+            raise PlanError(
+                f"job {progress.job.name!r} was stopped, but a plan says what every unit does; run a policy."
+            )
+        if not progress.finished:
+            progress.stop()
+            self._num_jobs_done += progress.finished
+            if self.residency is not None and progress.num_issued_units:
+                self.residency.stop(progress.job, self._emit)
+
     def _check_memory(self, unit: ShardUnit, device: int, compute: Command) -> None:
         """Note where the unit's state lies and what made room; hold it against what the plan says."""
         assert self.plan is not None
@@ -284,17 +298,6 @@ class Orchestrator:
         self._story.extend(map(str, commands[-_STORY_LENGTH:]))
         return commands
 
-    def _complain_of_order(self, plan: Plan) -> None:
-        """Say which units of a plan wait for units that come later in it."""
-        lines = ["the plan cannot go on: every device's next unit waits for one that has not been run."]
-        for device, position in enumerate(self._plan_position):
-            if position < len(plan.devices[device]):
-                unit = plan.devices[device][position].unit
-                possible = self.progress[unit.job].issuable()
-                ahead = ", ".join(f"{u} (device {plan.device_of[u]})" for u in possible) or "the units now running"
-                lines.append(f"  Device {device} is at {unit}; job {unit.job!r} can only go on with {ahead}.")
-        raise PlanError("\n".join(lines) + "\n  Reorder these units so that every unit follows its predecessors.")
-
     def _unit_seconds(self, job: str, template: Template) -> list[float]:
         """Return what the units are believed to take, on devices that differ the mean of them."""
         devices = range(len(self.cluster.devices))
@@ -303,7 +306,7 @@ class Orchestrator:
 
     def _complain_of_idling(self) -> None:
         if self.plan is not None:
-            self._complain_of_order(self.plan)
+            complain_of_order(self.plan, self._plan_position, self.progress)
         left = [name for name, progress in self.progress.items() if not progress.finished]
         raise PolicyError(
             f"{self.policy.name} chose nothing for any device, nothing runs, and work is left in {', '.join(left)}.\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hydrasim.workload import ShardUnit, TrainingJob
@@ -47,6 +48,15 @@ class JobProgress:
     def arrive(self) -> None:
         """Count the job as submitted; until then nothing of it may run."""
         self.arrived, self._ready = True, None
+
+    def stop(self) -> None:
+        """End the job with the mini-batch at which it is; one that has not begun never does."""
+        if not self.num_issued_units:
+            self._num_units, self.arrived, self._ready = 0, False, None
+            return
+        self.job = replace(self.job, minibatches=self.minibatch + 1, epochs=1)
+        self._num_units, self._ready = self.job.num_units, None
+        self.remaining_s = self._remaining_s()
 
     @property
     def finished(self) -> bool:

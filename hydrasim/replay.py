@@ -11,7 +11,7 @@ from hydrasim.mechanism import OURS, Mechanism
 from hydrasim.orchestrator import Orchestrator
 from hydrasim.policies.follow_plan import FollowPlan
 from hydrasim.profile import StatedCosts
-from hydrasim.simulator import SimBackend
+from hydrasim.simulator import SimBackend, arrivals
 
 if TYPE_CHECKING:
     from hydrasim.cluster import Cluster
@@ -38,8 +38,7 @@ def replay(
     orchestrator = Orchestrator(
         workload, cluster, FollowPlan(plan), StatedCosts(workload, cluster), mechanism=mechanism
     )
-    arrivals = {job.name: job.arrival_s for job in workload.jobs if job.arrival_s}
-    backend = SimBackend(tape.seconds, dispatch_s=tape.dispatch_s, arrivals=arrivals)
+    backend = SimBackend(tape.seconds, dispatch_s=tape.dispatch_s, happenings=arrivals(workload))
     timeline = run(orchestrator, backend, on_event=tape.note, replay_of=str(recorded.header.get("label", "")))
     tape.check_finished()
     return timeline

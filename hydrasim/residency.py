@@ -44,7 +44,7 @@ class Residency:
     """Blocks of all devices, and the commands that binding a unit takes. host: where they are at home."""
 
     def __init__(self, workload: Workload, cluster: Cluster, mechanism: Mechanism, future: Future | None) -> None:
-        self._jobs = workload.by_name
+        self._jobs = dict(workload.by_name)
         self._mechanism = mechanism
         self._future = future
         check_fits(workload, cluster, mechanism)
@@ -62,6 +62,19 @@ class Residency:
         self._bound = [0] * len(self.arenas)
         self._last_compute: list[int] = [NEVER] * len(self.arenas)
         self.evicted: tuple[str, ...] = ()
+
+    def stop(self, job: TrainingJob, emit: Emit) -> None:
+        """Have a job end early, as this one does: its state goes home from where it was to stay for more updates."""
+        self._jobs[job.name] = job
+        for key in state_keys(job):
+            device = self.host.homes[key].dirty_on
+            if device is not None:
+                self._store(
+                    self.arenas[device].blocks[key],
+                    ShardUnit(job.name, Phase.BACKWARD, key.shard, job.num_minibatches - 1),
+                    device,
+                    emit,
+                )
 
     def fetched(self, key: BlockKey, command: Command) -> None:
         """Note which command brings a mini-batch into host memory."""

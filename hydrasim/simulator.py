@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydrasim.charging import Seconds, charging, noisy
-from hydrasim.command import Command, Event, Finished, JobArrived, Lane
+from hydrasim.command import Command, Event, Finished, JobArrived, JobStopped, Lane
 from hydrasim.contention import Contention
-from hydrasim.errors import ProfileError, StallError
+from hydrasim.errors import ProfileError, StallError, WorkloadError
 from hydrasim.loop import run
 from hydrasim.mechanism import DEFAULT_EFFECTS, OURS, Effects, Mechanism, includes
 from hydrasim.orchestrator import Orchestrator
@@ -44,6 +44,7 @@ def simulate(
     effects: Effects = DEFAULT_EFFECTS,
     seed: int = 0,
     dags: Mapping[str, nx.DiGraph[Node]] | None = None,
+    stops: Mapping[str, float] | None = None,
     commands: list[Command] | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Timeline:
@@ -51,7 +52,8 @@ def simulate(
 
     policy: a policy object or its registered name. costs: what the simulated world charges, the stated
     costs by default. beliefs: the costs that the policy sees, by default the same. seed: of random
-    policies and of noise. dags: replacements for jobs' mini-batch DAGs. commands: a list that receives all commands.
+    policies and of noise. dags: replacements for jobs' mini-batch DAGs. stops: by job, the second at which it is told
+    to end with the mini-batch at which it is. commands: a list that receives all commands.
 
     Raises:
         ShardTooLarge: a unit cannot fit its device. PolicyError: the policy misbehaved. WorkloadError: there
@@ -65,7 +67,7 @@ def simulate(
         workload, cluster, make_policy(policy), costs if beliefs is None else beliefs,
         mechanism=mechanism, effects=effects, seed=seed, dags=dags,
     )  # fmt: skip
-    backend = sim_backend(workload, cluster, costs, effects, pinned=mechanism.pinned, seed=seed)
+    backend = sim_backend(workload, cluster, costs, effects, pinned=mechanism.pinned, seed=seed, stops=stops)
     label = label_of(costs)
     return run(orchestrator, backend, commands=commands, on_event=on_event, seed=seed, costs=label)
 
@@ -79,12 +81,14 @@ def sim_backend(
     pinned: bool = True,
     seed: int = 0,
     seconds: Seconds | None = None,
+    stops: Mapping[str, float] | None = None,
 ) -> SimBackend:
     """Return the simulated world that charges these costs, with these effects.
 
-    seed: of noise. seconds: what commands take alone, by default what the costs say.
+    seed: of noise. seconds: what commands take alone, by default what the costs say. stops: see `simulate`.
 
     Raises:
+        WorkloadError: a job that is to stop is unknown, or no moment is given.
         ProfileError: the dispatch is no time, or, once it is asked for, a slowdown no factor.
     """
 
@@ -102,8 +106,17 @@ def sim_backend(
         )
     alone = charging(costs, cluster) if seconds is None else seconds
     charged = noisy(alone, costs, seed) if includes(effects, "noise") else alone
-    arrivals = {job.name: job.arrival_s for job in workload.jobs if job.arrival_s}
-    return SimBackend(charged, contention, lambda _, cause: 0.0 if cause is None else dispatch_s, arrivals)
+    happenings: list[JobArrived | JobStopped] = arrivals(workload)
+    for name, at_s in (stops or {}).items():
+        if not 0 <= at_s <= MAX_SECONDS:
+            raise WorkloadError(f"job {name!r} is to stop at {at_s} s; it must be from 0 to {MAX_SECONDS:.0e} s.")
+        happenings.append(JobStopped(workload.job(name).name, at_s))
+    return SimBackend(charged, contention, lambda _, cause: 0.0 if cause is None else dispatch_s, happenings)
+
+
+def arrivals(workload: Workload) -> list[JobArrived | JobStopped]:
+    """Return when the jobs are submitted that are not there at the start."""
+    return [JobArrived(job.name, job.arrival_s) for job in workload.jobs if job.arrival_s]
 
 
 class _QueuedLane:
@@ -136,7 +149,7 @@ class SimBackend:
 
     seconds: what each command takes alone, asked for when it begins. contention: which of them slow each
     other down; None for none. dispatch_s: how long each takes to reach its lane, given the command whose
-    end had it issued, None at the start. arrivals: when jobs are submitted that are not there at the start.
+    end had it issued, None at the start. happenings: jobs that are submitted later, or end early.
     """
 
     label = "simulated"
@@ -146,7 +159,7 @@ class SimBackend:
         seconds: Seconds,
         contention: Contention | None = None,
         dispatch_s: DispatchSeconds = lambda *_: 0.0,
-        arrivals: Mapping[str, float] | None = None,
+        happenings: Sequence[JobArrived | JobStopped] = (),
     ) -> None:
         import simpy
 
@@ -160,8 +173,8 @@ class SimBackend:
         self._next_end_s = math.inf
         self._events: deque[Event] = deque()
         self._cause: Command | None = None
-        for job, at_s in (arrivals or {}).items():
-            self._after(at_s, JobArrived(job, at_s), lambda event: self._events.append(_value(event)))
+        for happening in happenings:
+            self._after(happening.at_s, happening, lambda event: self._events.append(_value(event)))
 
     def submit(self, commands: list[Command]) -> None:
         """Queue commands on their lanes, once they get there; none overtakes another of its lane."""

@@ -35,13 +35,7 @@ def pool():
         yield pool
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As workers have; with more, sums come in another order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def check(pool, *jobs: TorchJob) -> None:

@@ -1,12 +1,16 @@
 """What a run tells while it goes: callables for `train(callbacks=...)`, called after every mini-batch of every job.
 
 with CsvLog(Path("logs")) as log, LiveTable() as table:
-    train(jobs, devices, callbacks=[log, table])
+    train(jobs, devices, callbacks=[log, table, EarlyStopping(patience=100)])
+
+One that returns True stops the job: it ends with the mini-batch at which it is by then, and the others go on.
 """
 
 from __future__ import annotations
 
 import csv
+import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +23,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
+Callback = Callable[["MinibatchDone"], Any]
+
+
 @dataclass(frozen=True)
 class MinibatchDone:
     """A mini-batch that was trained on. number: from 0 on. at_s: seconds since the run began."""
@@ -28,6 +35,24 @@ class MinibatchDone:
     num_minibatches: int
     loss: float
     at_s: float
+
+
+class EarlyStopping:
+    """Stops a job whose loss has not fallen below its least for so many mini-batches.
+
+    patience: that number. min_delta: what counts as falling.
+    """
+
+    def __init__(self, patience: int, min_delta: float = 0.0) -> None:
+        self._patience, self._min_delta = patience, min_delta
+        self._best: dict[str, tuple[float, int]] = {}
+
+    def __call__(self, done: MinibatchDone) -> bool:
+        least, at = self._best.get(done.job, (math.inf, done.number))
+        if done.loss < least - self._min_delta:
+            self._best[done.job] = done.loss, done.number
+            return False
+        return done.number - at >= self._patience
 
 
 class Log(AbstractContextManager["Log"]):
