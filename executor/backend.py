@@ -33,7 +33,7 @@ class TorchBackend:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         self.label = label
-        self._callbacks, self._jobs = callbacks, workload.by_name
+        self._callbacks, self._num_minibatches = callbacks, {job.name: job.num_minibatches for job in workload.jobs}
         self.losses: dict[str, list[float]] = {job.name: [] for job in workload.jobs}
         self._pool, self._loaders, self._store = pool, loaders, store
         self._sources = DefaultSelector()  # kept, since setting one up for every event would cost more than the event
@@ -137,7 +137,7 @@ class TorchBackend:
         self.losses[unit.job].append(loss)
         for callback in self._callbacks:
             try:
-                done = MinibatchDone(unit.job, unit.minibatch, self._jobs[unit.job].num_minibatches, loss, at_s)
+                done = MinibatchDone(unit.job, unit.minibatch, self._num_minibatches[unit.job], loss, at_s)
                 if callback(done) is True:
                     self._stops.append(JobStopped(unit.job, at_s))
             except Exception as reason:

@@ -108,8 +108,7 @@ def train(
     try:
         backend = _open(prepared, orchestrator, own_pool, store, chaos_seed, callbacks)
         header = {"devices": [device.kind for device in cluster.devices], "seed": seed}
-        if plan is not None:
-            header["planned_by"] = plan.policy
+        header |= {} if plan is None else {"planned_by": plan.policy}
         with contextlib.closing(backend):
             timeline = run(orchestrator, backend, commands=commands, on_event=on_event, **header)
         peaks = own_pool.end_run()
