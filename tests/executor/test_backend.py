@@ -21,6 +21,7 @@ from hydrasim.plan import Plan
 from hydrasim.planning import make_plan
 from hydrasim.policies.follow_plan import FollowPlan
 from hydrasim.simulator import simulate
+from hydrasim.workload import Shard, TrainingJob, Workload
 from tests.executor.worlds import DATA, differences, expected, small_job, transformer
 
 WORLDS = {
@@ -85,9 +86,9 @@ def test_predecessors_end_before_a_command_starts(pools):
 def test_a_loader_that_fails_while_nothing_is_asked_of_it_is_told():
     # Torch raises in a loader when a process of its DataLoader is killed; it once became a KeyError in the parent.
     own, other = Pipe()
-    job = SimpleNamespace(name="A")
+    workload = Workload((TrainingJob("A", (Shard(1.0, 1.0),), 1),))
     store, pool = SimpleNamespace(location={}), SimpleNamespace(workers=[])
-    backend = TorchBackend(SimpleNamespace(jobs=[job]), pool, {"A": own}, store, "emulated")  # type: ignore[arg-type]
+    backend = TorchBackend(workload, pool, {"A": own}, store, "emulated")  # type: ignore[arg-type]
     other.send([Broken(7, "fetch", "RuntimeError: DataLoader worker (pid 1) is killed")])
     with (
         closing(backend),
