@@ -135,9 +135,9 @@ def differs_block(results: Path) -> str:
     copies, bound = _facts(results, "ablation"), _facts(results, "end-to-end")
     return _paragraph(
         "All numbers but the paper's are simulated. Each folder's run.json says where we differ and why. Most of all "
-        "it is what the paper leaves open: whether the baseline recomputes (Fig. 8 fits one that does, Fig. 9 one that "
-        "does not, neither fits both), how copies were made, how many devices a group of model+task has (with as many "
-        "groups as fit it is no weak rival), batch sizes. What double buffering is worth hangs on copies: a "
+        "it is what the paper leaves open: whether the baseline recomputes, how copies were made, how many devices a "
+        "group of model+task has (with as many groups as fit it is no weak rival), batch sizes. What double buffering "
+        "is worth hangs on copies: a "
         f"factor of {copies['prefetch']} if the prefetch alone is missing, where 2.3 is printed; over the released "
         f"code's copies, unpinned and blocking, {copies['plain_free']} with nothing fitted, {copies['plain']} "
         "calibrated. And 7.36, printed for CIFAR-10 in "

@@ -58,8 +58,8 @@ ABOUT = About(
     "weak rivals. In 2022 the most replicas gain {data_2022}, and for CIFAR-10 no more than two groups fit. Two "
     "replicas or groups come to the printed bars; chosen by these, they are in no error summary, nor is the baseline, "
     "1 by definition. DeepSpeed MP is the same model here as PyTorch Distributed; the paper's is slower, so that ours "
-    "is off by {twin}. Baselines recompute, as the authors' later scripts do; over one that keeps activations, with "
-    "its own constant ({fraction_keeping}), Hydra gains {keeping} on WikiText-2. For CIFAR-10 of 2022 rivals are cut "
+    "is off by {twin}. Baselines recompute, as the authors' later scripts do; over one that keeps activations "
+    "Hydra gains {keeping} on WikiText-2. For CIFAR-10 of 2022 rivals are cut "
     "finer, or 2B models do not fit. FlexFlow is quoted only. Hours and utilization of 2022 are read off a picture, to "
     "1 or 2 %.",
 )
@@ -159,7 +159,7 @@ def run(smoke: bool = False, *, num_minibatches: int = STEADY_MINIBATCHES) -> pd
             cuts = None
             for costs in COSTS:
                 for baseline in (RECOMPUTING, KEEPING) if task == _TEXT else (RECOMPUTING,):
-                    rivals, sharp = _worlds(version, task, costs, baseline, cuts)
+                    rivals, sharp = _worlds(version, task, costs, cuts)
                     cuts = sharp.cuts.__getitem__  # which hang on bytes alone
                     systems = _SYSTEMS if baseline == RECOMPUTING else {_BASELINE: KEEPING}
                     for name, system in systems.items():
@@ -174,9 +174,9 @@ def run(smoke: bool = False, *, num_minibatches: int = STEADY_MINIBATCHES) -> pd
     return pd.DataFrame([*(row for row in quoted if row["task"] in tasks), *rows], columns=list(rows[-1]))
 
 
-def _worlds(version: Version, task: Task, costs: Costs, baseline: System, cuts: Cut | None) -> tuple[World, World]:
+def _worlds(version: Version, task: Task, costs: Costs, cuts: Cut | None) -> tuple[World, World]:
     """Return the version's world for rivals and for Hydra, both in fp32."""
-    jobs, machine, chosen = version.tasks[task], version.machine, efficiency(version.machine, costs, baseline)
+    jobs, machine, chosen = version.tasks[task], version.machine, efficiency(version.machine, costs)
     return (
         rival_world(jobs, machine, efficiency=chosen, num_shards=version.num_shards[task]),
         sharp_world(jobs, machine, precision="fp32", mechanism=version.mechanism, efficiency=chosen, cuts=cuts),
@@ -202,7 +202,6 @@ def _row(key: _Key, run: Run, outcomes: Mapping[_Key, Outcome]) -> dict[str, obj
         "paper_ratio": quote.speedup,
         "error_fraction": math.nan if key.system in _LEFT_OUT else ratio / quote.speedup - 1,
         "left_out": _LEFT_OUT.get(key.system, ""),
-        "compute_fraction_keeping": compute_fraction(efficiency(version.machine, key.costs, KEEPING)),
         "most_ratio": ratio * outcome.makespan_s / _bound_s(run.world) if key.system == _HYDRA else math.nan,
         "ratio_keeping": _speedup(keeping, outcomes) if keeping in outcomes else math.nan,
         "utilization": outcome.utilization,
@@ -246,7 +245,6 @@ def facts(frame: pd.DataFrame) -> dict[str, str]:
     return {
         "fraction": value_range(fitted["compute_fraction"]),
         "fraction_free": value_range(free["compute_fraction"]),
-        "fraction_keeping": value_range(fitted["compute_fraction_keeping"]),
         "text": off(fitted, task=_TEXT),
         "text_free": off(free, task=_TEXT),
         "images": off(fitted, task=_IMAGES, version=2021),

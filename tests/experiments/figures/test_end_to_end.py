@@ -60,9 +60,8 @@ def test_a_split_that_was_chosen_to_match_stands_beside_the_default_one(frame):
         assert abs(rows.loc[chosen, "ratio"] / rows.loc[chosen, "paper_ratio"] - 1) < 0.12
 
 
-def test_each_assumption_of_the_baseline_has_its_constant(frame):
+def test_over_a_baseline_that_keeps_activations_hydra_gains_less(frame):
     row = frame[(frame["costs"] == "calibrated") & (frame["system"] == "Hydra")].iloc[0]
-    assert row["compute_fraction_keeping"] < row["compute_fraction"]
     assert row["ratio_keeping"] < row["ratio"]
 
 
