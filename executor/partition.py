@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from functools import cached_property, partial
 
 from executor.errors import JobError
 from executor.job import TorchJob
+from executor.layout import buffers_of
 from executor.pilot import JobPilot, ShardPilot
 from executor.ties import Ties, ties_of
 from hydrasim.dataflow import aligned
@@ -33,9 +35,21 @@ class Partition:
         """The weights that shards share.
 
         Raises:
-            JobError: the last shard that has a copy does not use it, so there is nothing to start the sum from.
+            JobError: the last shard that has a copy does not use it, so there is nothing to start the sum from; or
+                shards share a buffer that forwards change, of which there is only one.
         """
-        found = ties_of(self.job.shards(self.cuts), self.job.module.parameters())
+        layers = self.job.shards(self.cuts)
+        moving = Counter(
+            id(buffer)
+            for shard, pilot in zip(layers, self.shards, strict=True)
+            for buffer in (buffers_of(shard) if pilot.layout.buffers else ())
+        )
+        if any(count > 1 for count in moving.values()):
+            raise JobError(
+                f"job {self.job.name!r}: shards share a layer whose forward changes a buffer, as BatchNorm's does; "
+                "give each its own, or cut so that one shard has it."
+            )
+        found = ties_of(layers, self.job.module.parameters())
         for sharing, shard in zip(found.shards if found else (), self.shards, strict=False):
             for held, above in zip(sharing.held, sharing.above, strict=True) if sharing else ():
                 if held is not None and not above and not shard.has_gradient[held]:

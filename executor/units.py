@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -41,7 +42,11 @@ class _Job:
             parameters = parameters_of([layer.to(memory.place) for layer in layers])
             optimizer = recipe.make(parameters)
             self.shards.append(ShardOnDevice(layers, optimizer, state_on_host(layout, optimizer, parameters)))
-        own = {id(parameter) for shard in self.shards for parameter in shard.parameters}
+        counts = Counter(id(parameter) for shard in self.shards for parameter in shard.parameters)
+        self.sharing_objects = {
+            index for index, shard in enumerate(self.shards) if any(counts[id(p)] > 1 for p in shard.parameters)
+        }
+        own = set(counts)
         own |= {id(buffer) for shard in self.shards for buffer in shard.moving_buffers}
         found = tensors_in([shard.layers for shard in self.shards], self.loss_fn)
         # Held, so that no storage made later can be taken for one of them.
@@ -67,8 +72,8 @@ class Units:
         blocks: Blocks = {_role(key, unit): (key, offset) for key, offset in command.places}
         state = self._state(job, unit.shard, blocks)
         sharing = job.setup.ties and job.setup.ties.shards[unit.shard]
-        if sharing is not None:
-            shard.detach()  # another shard's copy of the weights may be in use
+        if unit.shard in job.sharing_objects:
+            shard.detach()  # another shard may have moved them to its own copy
         shard.attach_parameters(state)
         with self._memory.computing():
             if unit.phase is Phase.UPDATE:

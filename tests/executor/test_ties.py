@@ -128,3 +128,25 @@ def test_a_last_copy_that_is_not_used_is_refused(pool):
     job = small_job(model=idle, loss_fn=functional.cross_entropy, dataloader=DATA["in order"](4), cuts=(2, 4))
     with pytest.raises(JobError, match="the last does not use it"):
         prepare([job], pool.devices)
+
+
+def test_frozen_weights_that_shards_share_are_copies_too(pool):
+    # The worker has one object for them; without ties to say so, a shard once computed with another's bytes.
+    model = language_model(1)
+    model[1].matrix.requires_grad_(False)
+    model[0].weight.requires_grad_(False)
+    job = small_job(model=model, loss_fn=functional.cross_entropy, dataloader=DATA["in order"](8), cuts=(2, 4, 6))
+    answer = expected(job)
+    assert prepare([job], pool.devices).workload.jobs[0].tied_shards == ()
+    assert differences(job, train([job], [CpuDevice(12_000)]), answer) == []
+
+
+def test_shards_that_share_statistics_are_refused(pool):
+    norm = nn.BatchNorm1d(4)
+    model = nn.Sequential(nn.Linear(4, 4), norm, nn.Linear(4, 4), norm)
+    job = small_job(model=model, dataloader=pairs(6, 4, 4), cuts=(2,))
+    with pytest.raises(JobError, match="shards share a layer whose forward changes a buffer"):
+        prepare([job], pool.devices)
+    together = small_job(model=model, dataloader=pairs(6, 4, 4), cuts=())
+    answer = expected(together)
+    assert differences(together, train([together], pool.devices, pool=pool), answer) == []
