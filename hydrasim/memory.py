@@ -158,7 +158,7 @@ class Arena:
         """Tell whether a command from `previous` on still uses what was retired there."""
         end = offset + nbytes
         return previous > NEVER and any(
-            [old.newest >= previous and old.offset < end and offset < old.end for old in self._retired]
+            old.newest >= previous and old.offset < end and offset < old.end for old in self._retired
         )
 
     def place(self, key: BlockKey, nbytes: int, offset: int) -> Block:
