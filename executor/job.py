@@ -174,7 +174,10 @@ class TorchJob:
         """
         made = self.optimizer
         if not isinstance(made, torch.optim.Optimizer):
-            made = made(self.module.parameters())
+            try:
+                made = made(self.module.parameters())
+            except (Exception, SystemExit) as reason:
+                raise JobError(f"job {self.name!r}: its optimizer could not be made: {told(reason)}") from reason
         if not isinstance(made, torch.optim.Optimizer):
             raise JobError(f"job {self.name!r}: optimizer made a {type(made).__name__}, which is no optimizer.")
         if isinstance(made, torch.optim.LBFGS):

@@ -39,6 +39,12 @@ def test_a_job_that_makes_no_sense_is_refused(fields, message):
         small_job(**fields)
 
 
+@pytest.mark.parametrize("optimizer", [None, lambda parameters: 1 / 0, lambda parameters: exit(3)])
+def test_an_optimizer_that_cannot_be_made_is_told(optimizer):
+    with pytest.raises(JobError, match="its optimizer could not be made: (TypeError|ZeroDivisionError|SystemExit)"):
+        _ = small_job(optimizer=optimizer).whole_optimizer
+
+
 def test_a_layer_used_twice_counts_twice():
     # The second use was once left out, and another model trained than the user's.
     tanh = nn.Tanh()
