@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 
 import cloudpickle
 import pytest
@@ -39,7 +40,7 @@ def test_a_job_that_makes_no_sense_is_refused(fields, message):
         small_job(**fields)
 
 
-@pytest.mark.parametrize("optimizer", [None, lambda parameters: 1 / 0, lambda parameters: exit(3)])
+@pytest.mark.parametrize("optimizer", [None, lambda parameters: 1 / 0, lambda parameters: sys.exit(3)])
 def test_an_optimizer_that_cannot_be_made_is_told(optimizer):
     with pytest.raises(JobError, match="its optimizer could not be made: (TypeError|ZeroDivisionError|SystemExit)"):
         _ = small_job(optimizer=optimizer).whole_optimizer
