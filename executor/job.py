@@ -19,6 +19,7 @@ from executor.errors import JobError
 from executor.pickling import WeightlessPickler
 from executor.step import Scheduler, StepOptions
 from executor.ties import shared_parameters
+from hydrasim.dataflow import aligned
 from hydrasim.errors import told
 from hydrasim.workload import JOB_NAME, ActivationMode
 
@@ -231,6 +232,12 @@ class TorchJob:
     def shared(self) -> set[int]:
         """The identities of the trained parameters that several layers have."""
         return shared_parameters([[layer] for layer in self.layers])
+
+    @cached_property
+    def shared_bytes(self) -> int:
+        """What gradients of these take, at most: cuts may leave them in one shard."""
+        shared = [parameter for parameter in self.module.parameters() if id(parameter) in self.shared]
+        return sum(aligned(parameter.numel() * parameter.element_size()) for parameter in shared)
 
     def _check_layers(self) -> None:
         if not any(True for layer in self.layers for _ in layer.parameters()):

@@ -205,16 +205,10 @@ def _need(pilot: JobPilot, shard: ShardPilot, before: ShardPilot | None, high: i
     other = aligned(pilot.target_bytes) if last else aligned(shard.output_bytes)
     # The first shard's input needs no gradient.
     inputs = aligned(pilot.input_bytes) if before is None else 2 * aligned(before.output_bytes)
-    options, tied_bytes = pilot.job.step_options, _tied_bytes(pilot.job)
+    options, tied_bytes = pilot.job.step_options, pilot.job.shared_bytes
     num_gradients = min(2, options.accumulate) if options.in_units_of_its_own or tied_bytes else 0
     tied_bytes *= 1 + num_gradients  # what is handed on, and what is added to
     return shard.layout.block_bytes + inputs + other + num_gradients * aligned(shard.gradients.nbytes) + tied_bytes
-
-
-def _tied_bytes(job: TorchJob) -> int:
-    """Return what gradients of weights that layers share take, at most: cuts may leave them in one shard."""
-    shared = [parameter for parameter in job.module.parameters() if id(parameter) in job.shared]
-    return sum(aligned(parameter.numel() * parameter.element_size()) for parameter in shared)
 
 
 def _needs(parts: Sequence[Partition]) -> list[tuple[int, int, str]]:

@@ -99,6 +99,8 @@ class JobPilot:
         """Tell of each parameter of layers low .. high-1 whether other layers have it, and whether later ones do."""
         layers, shared = self.job.layers, self.job.shared
         own = [id(p) for p in parameters_of(layers[low:high])]
+        if not shared:
+            return [False] * len(own), [False] * len(own)
         before, after = ({id(p) for p in parameters_of(part)} & shared for part in (layers[:low], layers[high:]))
         return [p in before or p in after for p in own], [p in after for p in own]
 

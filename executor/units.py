@@ -46,6 +46,7 @@ class _Job:
         self.sharing_objects = {
             index for index, shard in enumerate(self.shards) if any(counts[id(p)] > 1 for p in shard.parameters)
         }
+        self.sharing = (None,) * len(self.shards) if setup.ties is None else setup.ties.shards
         own = set(counts)
         own |= {id(buffer) for shard in self.shards for buffer in shard.moving_buffers}
         found = tensors_in([shard.layers for shard in self.shards], self.loss_fn)
@@ -71,7 +72,7 @@ class Units:
         shard = job.shards[unit.shard]
         blocks: Blocks = {_role(key, unit): (key, offset) for key, offset in command.places}
         state = self._state(job, unit.shard, blocks)
-        sharing = job.setup.ties and job.setup.ties.shards[unit.shard]
+        sharing = job.sharing[unit.shard]
         if unit.shard in job.sharing_objects:
             shard.detach()  # another shard may have moved them to its own copy
         shard.attach_parameters(state)
@@ -122,8 +123,7 @@ class Units:
     def _gradients(self, job: _Job, block: tuple[BlockKey, int]) -> list[torch.Tensor | None]:
         """Return a shard's gradients as views of their block; None for a parameter that gets none."""
         key, offset = block
-        spec = job.setup.gradients[key.shard]
-        found: list[torch.Tensor | None] = spec.read(self._memory.arena[offset : offset + spec.nbytes])
+        found: list[torch.Tensor | None] = self._views(job.setup.gradients[key.shard], offset)
         return found
 
     def _tied(self, job: _Job, blocks: Blocks, role: str) -> list[torch.Tensor]:
@@ -131,14 +131,13 @@ class Units:
         if role not in blocks:
             return []
         assert job.setup.ties is not None
-        spec, offset = job.setup.ties.gradients, blocks[role][1]
-        found: list[torch.Tensor] = spec.read(self._memory.arena[offset : offset + spec.nbytes])
+        found: list[torch.Tensor] = self._views(job.setup.ties.gradients, blocks[role][1])
         return found
 
     def _seeds(self, unit: ShardUnit, job: _Job, shard: ShardOnDevice, blocks: Blocks) -> Seeds:
         """Return the shard's tied parameters with what the shards above have summed up."""
-        sharing = job.setup.ties and job.setup.ties.shards[unit.shard]
-        if not sharing:
+        sharing = job.sharing[unit.shard]
+        if sharing is None:
             return []
         sums = zip(sharing.held, sharing.above, self._tied(job, blocks, "t above"), strict=False)
         return [(shard.parameters[held], found) for held, above, found in sums if above and held is not None]
@@ -163,7 +162,7 @@ class Units:
         gradients = {
             index: parameter.grad for index, parameter in zip(setup.order[unit.shard], shard.parameters, strict=True)
         }
-        if setup.ties and (sharing := setup.ties.shards[unit.shard]):
+        if setup.ties is not None and (sharing := job.sharing[unit.shard]) is not None:
             sums = self._tied(job, blocks, "t")
             leave(
                 sharing, shard.parameters, sums, *(self._tied(job, blocks, f"t {role}") for role in ("above", "before"))
@@ -261,7 +260,10 @@ class Units:
         key, offset = block
         spec: TreeSpec = self._specs[spec_key(key)]
         flags = [isinstance(leaf, Slot) and leaf.requires_grad for leaf in spec.leaves]
-        return spec.read(self._memory.arena[offset : offset + spec.nbytes]), flags
+        return self._views(spec, offset), flags
+
+    def _views(self, spec: TreeSpec, offset: int) -> Any:
+        return spec.read(self._memory.arena[offset : offset + spec.nbytes])
 
     def _write(self, tree: Any, block: tuple[BlockKey, int]) -> None:
         key, offset = block

@@ -108,6 +108,18 @@ def gpu_block(wide: dict[str, Any], largest: dict[str, Any]) -> str:
     )
 
 
+def extraction_block(found: dict[str, Any]) -> str:
+    """Return which public classes train unmodified, from the summary of the extraction."""
+    whole = found["num_trained_identical"] == found["num_classes"]
+    return _paragraph(
+        f"{found['num_proven']} of {found['num_classes']} public classes tried, of transformers and in plain torch, "
+        f"are proven so in at most {found['most_lines']} lines of a user's, and {found['num_trained_identical']} "
+        f"trained in shards to the plain loop's bits ([results/extraction/](results/extraction/report.md)"
+        f"{'' if whole else ', which says what keeps the others from it'}; `{found['command']}`). The extra `hf` "
+        "installs transformers."
+    )
+
+
 def optimum_block(results: Path) -> str:
     """Return how far policies are from the best plans, as Markdown, from the table of the figure `optimum`."""
     optimum = figure("optimum")
@@ -207,6 +219,7 @@ def updated(text: str) -> str:
         "optimum": optimum_block(ROOT / "results"),
         "figures": figures_block(ROOT / "results"),
         "abuse": abuse_block(_summary("memory"), _summary("hostile")),
+        "extraction": extraction_block(_summary("extraction")),
         "gpu": gpu_block(_summary("gpu/wide"), _summary("gpu/largest")),
     }
     for name, block in made.items():

@@ -11,7 +11,6 @@ only on the order of the units bound to the device, never on timing, and memory 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from operator import attrgetter
@@ -107,10 +106,12 @@ class Arena:
         from the other, so holes stay few. None when pinned blocks leave no room.
         """
         live = sorted(self.blocks.values(), key=_offset)
-        outermost = self._outermost_free(live, nbytes, low)
-        if outermost is not None and not self._is_late(outermost, nbytes, previous):
-            return outermost, []
         starts, ends = [block.offset for block in live], [block.offset + block.nbytes for block in live]
+        gaps = [gap for gap in zip([0, *ends], [*starts, self.capacity], strict=True) if gap[1] - gap[0] >= nbytes]
+        if gaps:  # the outermost free place is mostly the answer
+            outermost = gaps[0][0] if low else gaps[-1][1] - nbytes
+            if not self._is_late(outermost, nbytes, previous):
+                return outermost, []
         old_starts, old_ends = [old.offset for old in self._retired], [old.end for old in self._retired]
         offsets = {0, self.capacity - nbytes, *ends, *old_starts, *old_ends}
         offsets.update([edge - nbytes for edges in (starts, old_starts, old_ends) for edge in edges])
@@ -137,22 +138,6 @@ class Arena:
             if best is None or rank < best[0]:
                 best, least = (rank, offset, victims), rank[:2]
         return None if best is None else best[1:]
-
-    def _outermost_free(self, live: Sequence[Block], nbytes: int, low: bool) -> int | None:
-        """Return the lowest, or the highest, offset of that many bytes without live blocks; live: all, in order."""
-        edge = 0 if low else self.capacity
-        for block in live if low else reversed(live):
-            if low:
-                if block.offset - edge >= nbytes:
-                    return edge
-                edge = block.offset + block.nbytes
-            else:
-                if edge - block.offset - block.nbytes >= nbytes:
-                    return edge - nbytes
-                edge = block.offset
-        if low:
-            return edge if self.capacity - edge >= nbytes else None
-        return edge - nbytes if edge >= nbytes else None
 
     def _is_late(self, offset: int, nbytes: int, previous: int) -> bool:
         """Tell whether a command from `previous` on still uses what was retired there."""

@@ -67,9 +67,10 @@ def test_the_report_says_what_differs_and_what_was_measured():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_a_gpu_one_line_and_exit_code_2(tmp_path):
+@pytest.mark.parametrize("command", [("experiments.gpu", "--smoke"), ("experiments.largest",)], ids=" ".join)
+def test_without_a_gpu_one_line_and_exit_code_2(command, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.gpu", "--smoke", "--output", str(tmp_path / "out")],
+        [sys.executable, "-m", *command, "--output", str(tmp_path / "out")],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
