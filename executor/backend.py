@@ -11,7 +11,7 @@ from selectors import EVENT_READ, DefaultSelector
 
 from executor.callbacks import Callback, MinibatchDone
 from executor.errors import ExecutionError
-from executor.host_store import HostStore
+from executor.host_store import DEVICE_LANES, HostStore
 from executor.messages import Broken, Done, Order
 from executor.pool import DevicePool
 from hydrasim.command import HOST, Command, Event, Failed, Finished, JobStopped, Kind
@@ -162,8 +162,8 @@ class TorchBackend:
         """Say which process ended, what it was doing, and how it ended."""
         if isinstance(source, str):
             return ExecutionError(f"job {source!r}: its loader process ended while a mini-batch was awaited.")
-        busy = [c for c in self._running.values() if c.device == source]
-        doing = next((c for c in busy if c.kind is Kind.COMPUTE), busy[0] if busy else None)
+        began = [self._running.get(self._store.read_doing(source, lane)) for lane in DEVICE_LANES]
+        doing = next((command for command in began if command is not None and command.device == source), None)
         what = (
             "while idle" if doing is None else f"during the {doing.kind.value} of {doing.unit} (job {doing.unit.job!r})"
         )

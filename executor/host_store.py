@@ -23,14 +23,16 @@ from executor.layout import buffers_of, parameters_of
 from executor.partition import Partition
 from executor.prepare import Prepared
 from executor.tensors import TreeSpec
+from hydrasim.command import Command, Lane
 from hydrasim.dataflow import BlockKey, aligned, block_bytes, passing_keys
 from hydrasim.workload import TrainingJob
 
 MAX_NORM_BYTES = 1 << 16  # of one shard; about 20 a parameter
 HEADER_BYTES = 4096  # the packed tree's shape, before a boundary's bytes
 _LENGTH = struct.Struct("q")
+DEVICE_LANES = (Lane.COMPUTE, Lane.H2D, Lane.D2H)
 _MADV_POPULATE_WRITE = 23  # not yet a name in mmap
-Place = tuple[str, str, int, int]  # kind, job, shard or slot, parity
+Place = tuple[str, str, int, int]  # kind, job or lane, shard, slot or device, parity
 
 
 class StoreView:
@@ -87,6 +89,17 @@ class StoreView:
             found |= pickle.loads(self._read(self.places["norm", job, shard, 0]))
         return [torch.tensor(value, dtype=dtype) for _, (dtype, value) in sorted(found.items())]
 
+    def write_doing(self, command: Command) -> None:
+        """Say which command a lane begins, where it can be read when the process is gone."""
+        start = self.places["doing", command.lane.value, command.device, 0]
+        self._map[start : start + _LENGTH.size] = _LENGTH.pack(command.number)
+
+    def read_doing(self, device: int, lane: Lane) -> int:
+        """Return the number of the command that a lane of a device began last."""
+        start = self.places["doing", lane.value, device, 0]
+        number: int = _LENGTH.unpack(self._map[start : start + _LENGTH.size])[0]
+        return number
+
     def _write(self, offset: int, data: bytes, room: int) -> None:
         if len(data) + _LENGTH.size > room:
             raise ValueError(f"{len(data)} bytes of description do not fit into {room - _LENGTH.size}.")
@@ -113,6 +126,8 @@ class HostStore(StoreView):
         places: dict[Place, int] = {}
         for job in self._workload.jobs:
             self._add_places(job, places)
+        for device in range(len(prepared.devices)):
+            places |= {("doing", lane.value, device, 0): self._reserve(_LENGTH.size) for lane in DEVICE_LANES}
         sizes = {
             BlockKey("w", job.name, shard, -1): block_bytes(job, BlockKey("w", job.name, shard, -1))
             for job in self._workload.jobs

@@ -38,7 +38,7 @@ class Run:
         memory.register_host(store.tensor(0, store.nbytes), store.allocated_bytes)
         chaos = None if setup.chaos_seed is None else Chaos(setup.chaos_seed, memory)
         specs: dict[object, object] = {}
-        self._memory = memory
+        self._memory, self._store = memory, store
         self._units = Units(setup, store, memory, specs)
         self._transfers = Transfers(store, memory, specs, chaos)
         self._completions = Completions()
@@ -72,13 +72,14 @@ class Run:
         self._reporter.stop()
         self._reporter.join()
         self._lanes.clear()
-        del self._units, self._transfers
+        del self._units, self._transfers, self._store
         gc.collect()  # modules and optimizers refer to each other, and to the arena
         peak_bytes = self._memory.peak_bytes
         self._memory.close()
         return peak_bytes
 
     def _execute(self, order: Order) -> float | None:
+        self._store.write_doing(order.command)
         if self._chaos is not None:
             self._chaos.before(order.command)
         if order.command.kind is Kind.COMPUTE:

@@ -11,11 +11,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from executor import prepare, train
+from executor import CpuDevice, DevicePool, prepare, train
 from executor.backend import TorchBackend
 from executor.errors import ExecutionError
+from executor.host_store import HostStore
 from executor.messages import Broken
-from hydrasim.command import normal_form
+from executor.process import Child
+from hydrasim.cluster import Cluster, Device
+from hydrasim.command import Lane, normal_form
 from hydrasim.mechanism import MECHANISMS
 from hydrasim.plan import Plan
 from hydrasim.planning import make_plan
@@ -95,3 +98,20 @@ def test_a_loader_that_fails_while_nothing_is_asked_of_it_is_told():
         pytest.raises(ExecutionError, match="job 'A': its loader failed while idle: RuntimeError: Data"),
     ):
         backend.next_event()
+
+
+def test_a_killed_worker_is_told_by_what_it_did_though_the_reports_before_are_lost():
+    # A unit that ends and the next, which kills the process, can both come before the report of the first is sent.
+    job = TrainingJob("A", (Shard(1.0, 1.0),), 2)
+    commands = []
+    simulate(Workload((job,)), Cluster.of(1, Device(1 << 20)), "fifo", commands=commands)
+    first, second = [command for command in commands if command.lane is Lane.COMPUTE][:2]
+    devices = [CpuDevice(1 << 20)]
+    with closing(HostStore(prepare([small_job()], devices))) as store, DevicePool(devices) as pool:
+        pool.workers.append(Child("executor.worker"))
+        with closing(TorchBackend(Workload((job,)), pool, {}, store, "emulated")) as backend:
+            backend.submit([first, second])
+            store.write_doing(second)
+            pool.workers[0].process.kill()
+            with pytest.raises(ExecutionError, match=f"killed by SIGKILL during the compute of {second.unit} "):
+                backend.next_event()
