@@ -11,6 +11,7 @@ from hydrasim.errors import HydraError, PlanError, PolicyError, told
 from hydrasim.workload import ShardUnit
 
 if TYPE_CHECKING:
+    from hydrasim.command import Command
     from hydrasim.plan import Plan
     from hydrasim.policies.base import Policy
     from hydrasim.progress import JobProgress
@@ -20,7 +21,7 @@ _NUM_LISTED = 8
 
 
 def ask(
-    policy: Policy, device: int, view: View, eligible: Sequence[ShardUnit], story: Sequence[str]
+    policy: Policy, device: int, view: View, eligible: Sequence[ShardUnit], story: Sequence[Command]
 ) -> ShardUnit | None:
     """Return the policy's choice for a device, one of the eligible units or None.
 
@@ -37,7 +38,7 @@ def ask(
         where = traceback.extract_tb(reason.__traceback__)[-1]
         raise PolicyError(
             f"{policy.name} failed to choose for device {device}: {told(reason)}\n"
-            f"  At {where.filename}:{where.lineno}.\n  Last commands: {_chain(story)}"
+            f"  At {where.filename}:{where.lineno}.\n  Last commands: {chain(story)}"
         ) from reason
     if unit is None:
         return None
@@ -50,7 +51,7 @@ def ask(
         raise PolicyError(
             f"{policy.name} chose {unit} for device {device}, where it is not eligible.\n"
             f"  Choose from view.eligible({device}); it held {listed(eligible)}.\n"
-            f"  Last commands: {_chain(story)}"
+            f"  Last commands: {chain(story)}"
         )
     return eligible[eligible.index(unit)]  # what equals it may still be made of floats
 
@@ -60,8 +61,9 @@ def listed(units: Sequence[ShardUnit]) -> str:
     return ", ".join(map(str, islice(units, _NUM_LISTED)))
 
 
-def _chain(story: Sequence[str]) -> str:
-    return " > ".join(story) or "none"
+def chain(story: Sequence[Command]) -> str:
+    """Name commands in their order."""
+    return " > ".join(map(str, story)) or "none"
 
 
 def complain_of_order(plan: Plan, positions: Sequence[int], progress: Mapping[str, JobProgress]) -> NoReturn:

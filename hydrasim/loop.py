@@ -67,12 +67,14 @@ def run(
     *,
     commands: list[Command] | None = None,
     on_event: Callable[[Event], None] | None = None,
+    keep_spans: bool = True,
     **header: Any,
 ) -> Timeline:
     """Drive a run to its end and return its timeline.
 
     commands: a list that receives every command issued. on_event: called with each event, for
-    progress bars. header: further fields for the timeline's header.
+    progress bars. keep_spans: False for a timeline without any, of a run so long that only its events matter.
+    header: further fields for the timeline's header.
     """
     spans: list[Span] = []
     caused_by: dict[int, int] = {}  # command -> the one whose end had it issued
@@ -84,13 +86,15 @@ def run(
         if brain.finished:
             break
         event = backend.next_event()
-        if isinstance(event, Finished):
-            spans.append(Span.of(event, caused_by.pop(event.command.number, -1)))
+        ended = event if keep_spans and isinstance(event, Finished) else None
+        if ended is not None:
+            spans.append(Span.of(ended, caused_by.pop(ended.command.number, -1)))
         if on_event is not None:
             on_event(event)
         issued = brain.handle(event)
-        if isinstance(event, Finished):
-            caused_by.update(dict.fromkeys((command.number for command in issued), event.command.number))
+        if ended is not None:
+            for command in issued:
+                caused_by[command.number] = ended.command.number
     header = {
         "label": backend.label,
         "policy": brain.policy.name,

@@ -13,13 +13,11 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
-from operator import attrgetter
 from typing import NamedTuple
 
 from hydrasim.dataflow import ALIGNMENT, BlockKey
 
 NEVER = -1
-_offset = attrgetter("offset")
 
 
 @dataclass(slots=True)
@@ -92,6 +90,9 @@ class Arena:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity // ALIGNMENT * ALIGNMENT
         self.blocks: dict[BlockKey, Block] = {}
+        self._live: list[Block] = []  # by offset, and where each starts and ends
+        self._starts: list[int] = []
+        self._ends: list[int] = []
         self._retired: list[_Retired] = []
         self.used_bytes = self.peak_bytes = 0
 
@@ -105,8 +106,7 @@ class Arena:
         block ranks lowest, then the low or the high end: large blocks grow from one side and small ones
         from the other, so holes stay few. None when pinned blocks leave no room.
         """
-        live = sorted(self.blocks.values(), key=_offset)
-        starts, ends = [block.offset for block in live], [block.offset + block.nbytes for block in live]
+        live, starts, ends = self._live, self._starts, self._ends
         gaps = [gap for gap in zip([0, *ends], [*starts, self.capacity], strict=True) if gap[1] - gap[0] >= nbytes]
         if gaps:  # the outermost free place is mostly the answer
             outermost = gaps[0][0] if low else gaps[-1][1] - nbytes
@@ -150,8 +150,12 @@ class Arena:
         """Put a block where no live block lies."""
         block = Block(key, offset, nbytes, segments=self._segments(offset, nbytes))
         end = offset + nbytes
-        for other in self.blocks.values():
-            assert other.offset >= end or other.end <= offset, f"{key} would overlap {other.key}"
+        place = bisect_left(self._ends, offset + 1)  # before it is what ends in time
+        for other in self._live[place : place + 1]:
+            assert other.offset >= end, f"{key} would overlap {other.key}"
+        self._live.insert(place, block)
+        self._starts.insert(place, offset)
+        self._ends.insert(place, end)
         kept: list[_Retired] = []
         for retired in self._retired:
             if retired.end <= offset or end <= retired.offset:
@@ -170,6 +174,8 @@ class Arena:
     def retire(self, block: Block) -> None:
         """Give the range up; whoever gets it next waits for the block's guards."""
         del self.blocks[block.key]
+        place = bisect_left(self._starts, block.offset)
+        del self._live[place], self._starts[place], self._ends[place]
         self.used_bytes -= block.nbytes
         guards = block.guards.union(*(segment.guards for segment in block.unwritten(block.nbytes)))
         if block.last_store is not None:

@@ -11,7 +11,7 @@ from random import Random
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from hydrasim.asking import ask, complain_of_order, listed
+from hydrasim.asking import ask, chain, complain_of_order, listed
 from hydrasim.command import HOST, Command, Event, Failed, JobArrived, JobStopped, Kind, Lane
 from hydrasim.dag import Node, Template, Templates
 from hydrasim.dataflow import BlockKey
@@ -93,7 +93,7 @@ class Orchestrator:
         self._next_number = self._num_outstanding = 0
         self._commands: list[Command] = []
         self._alternatives: tuple[ShardUnit, ...] = ()  # to the unit being bound
-        self._story: deque[str] = deque(maxlen=_STORY_LENGTH)
+        self._story: deque[Command] = deque(maxlen=_STORY_LENGTH)
         self._view = View(self)
 
     @property
@@ -183,8 +183,8 @@ class Orchestrator:
                 for device in range(self.num_devices):
                     if len(self.in_flight[device]) == busy and self._serve(device):
                         again = self.plan is not None  # a unit issued here may free a step elsewhere
-        all_here = all(progress.arrived for progress in self.progress.values())
-        if all_here and not any(self.in_flight) and self._num_jobs_done < len(self.progress):
+        idles = not any(self.in_flight) and self._num_jobs_done < len(self.progress)
+        if idles and all(progress.arrived for progress in self.progress.values()):
             self._complain_of_idling()
 
     def _serve(self, device: int) -> bool:
@@ -295,7 +295,7 @@ class Orchestrator:
 
     def _take(self) -> list[Command]:
         commands, self._commands = self._commands, []
-        self._story.extend(map(str, commands[-_STORY_LENGTH:]))
+        self._story.extend(commands[-_STORY_LENGTH:])
         return commands
 
     def _unit_seconds(self, job: str, template: Template) -> list[float]:
@@ -311,5 +311,5 @@ class Orchestrator:
         raise PolicyError(
             f"{self.policy.name} chose nothing for any device, nothing runs, and work is left in {', '.join(left)}.\n"
             f"  Device 0 could run {listed(self.eligible(0)) or 'nothing'}.\n"
-            f"  Last commands: {' > '.join(self._story) or 'none'}"
+            f"  Last commands: {chain(self._story)}"
         )

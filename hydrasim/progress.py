@@ -103,10 +103,16 @@ class JobProgress:
         """Return the units that become ready at once when `running` ends."""
         if running.minibatch != self.minibatch:
             return []
-        position = self.template.index[running.phase, running.shard]
-        others = [unit for unit in self._outstanding if unit != running]
-        ready = self.front()
-        return [unit for unit in self._next_units(self._done | {position}, others) if unit not in ready]
+        template = self.template
+        position = template.index[running.phase, running.shard]
+        if len(self._issued) == len(template.nodes):
+            return self._next_units(self._done, [unit for unit in self._outstanding if unit != running])
+        satisfied = self._done | {position}
+        return [
+            ShardUnit(running.job, *template.nodes[i], self.minibatch)
+            for i in template.successors[position]
+            if i not in self._issued and template.predecessors[i] <= satisfied
+        ]
 
     def issuable(self) -> list[ShardUnit]:
         """Return the units whose predecessors have all been issued; following a plan needs no more."""

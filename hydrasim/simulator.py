@@ -47,13 +47,14 @@ def simulate(
     stops: Mapping[str, float] | None = None,
     commands: list[Command] | None = None,
     on_event: Callable[[Event], None] | None = None,
+    keep_spans: bool = True,
 ) -> Timeline:
     """Simulate a policy on a workload and return its timeline; times are in seconds.
 
     policy: a policy object or its registered name. costs: what the simulated world charges, the stated
     costs by default. beliefs: the costs that the policy sees, by default the same. seed: of random
     policies and of noise. dags: replacements for jobs' mini-batch DAGs. stops: by job, the second at which it is told
-    to end with the mini-batch at which it is. commands: a list that receives all commands.
+    to end with the mini-batch at which it is. commands, on_event, keep_spans: see `hydrasim.loop.run`.
 
     Raises:
         ShardTooLarge: a unit cannot fit its device. PolicyError: the policy misbehaved. WorkloadError: there
@@ -69,7 +70,9 @@ def simulate(
     )  # fmt: skip
     backend = sim_backend(workload, cluster, costs, effects, pinned=mechanism.pinned, seed=seed, stops=stops)
     label = label_of(costs)
-    return run(orchestrator, backend, commands=commands, on_event=on_event, seed=seed, costs=label)
+    return run(
+        orchestrator, backend, commands=commands, on_event=on_event, keep_spans=keep_spans, seed=seed, costs=label
+    )
 
 
 def sim_backend(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hydrasim.causes import Cause, causes_by_device
 from hydrasim.command import Kind
-from hydrasim.utilization import busy_intervals
+from hydrasim.utilization import Interval, busy_intervals, total_s
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,7 +107,7 @@ def _job_row(job: str, spans: list[Span], arrival_s: float) -> JobRow:
         len(computes),
         sum(span.duration_s for span in computes),
         _bytes_of(spans, Kind.LOAD, Kind.STORE),
-        end_s - arrival_s - sum(end - start for start, end in busy_intervals(computes)),
+        end_s - arrival_s - total_s(busy_intervals(map(Interval.of, computes))),
         min((span.start_s for span in computes), default=end_s),
         end_s,
         end_s - arrival_s,

@@ -17,17 +17,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from hydrasim.command import Kind
 
 if TYPE_CHECKING:
+    from hydrasim.command import Finished
     from hydrasim.timeline import Span, Timeline
 
 UtilizationKind = Literal["compute-busy", "any-lane-busy", "nvidia-smi-like"]
 UTILIZATION_KINDS: tuple[UtilizationKind, ...] = get_args(UtilizationKind)
 
-Interval = tuple[float, float]
+
+class Interval(NamedTuple):
+    """A stretch of time, in seconds."""
+
+    start_s: float
+    end_s: float
+
+    @classmethod
+    def of(cls, lasted: Span | Finished) -> Interval:
+        return cls(lasted.start_s, lasted.end_s)
+
 
 _PERIODS_PER_S = 6
 _COUNTED: dict[UtilizationKind, frozenset[str]] = {
@@ -42,26 +53,27 @@ def utilization(timeline: Timeline, device: int | None = None, kind: Utilization
     if not timeline.makespan_s:
         return 0.0
     devices = range(timeline.num_devices) if device is None else (device,)
-    count = _sampled_s if kind == "nvidia-smi-like" else _busy_s
+    count = _sampled_s if kind == "nvidia-smi-like" else total_s
     busy = 0.0
     for index in devices:
         spans = (span for span in timeline.by_device[index] if span.kind in _COUNTED[kind])
-        busy += count(busy_intervals(spans), timeline.makespan_s)
-    return busy / (len(devices) * count([(0.0, timeline.makespan_s)], timeline.makespan_s))
+        busy += count(busy_intervals(map(Interval.of, spans)), timeline.makespan_s)
+    return busy / (len(devices) * count([Interval(0.0, timeline.makespan_s)], timeline.makespan_s))
 
 
-def busy_intervals(spans: Iterable[Span]) -> list[Interval]:
-    """Return when at least one of the spans was under way, as intervals in order that do not touch."""
+def busy_intervals(parts: Iterable[Interval]) -> list[Interval]:
+    """Return when at least one of the intervals lasted, as intervals in order that do not touch."""
     merged: list[Interval] = []
-    for start_s, end_s in sorted((span.start_s, span.end_s) for span in spans):
-        if merged and start_s <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], end_s))
+    for start_s, end_s in sorted(parts):
+        if merged and start_s <= merged[-1].end_s:
+            merged[-1] = Interval(merged[-1].start_s, max(merged[-1].end_s, end_s))
         else:
-            merged.append((start_s, end_s))
+            merged.append(Interval(start_s, end_s))
     return merged
 
 
-def _busy_s(intervals: list[Interval], _: float) -> float:
+def total_s(intervals: Iterable[Interval], _: float = 0.0) -> float:
+    """Return the seconds of intervals that do not touch."""
     return sum(end_s - start_s for start_s, end_s in intervals)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ import pandas as pd
 from experiments.figures import About
 from experiments.paper.counting import ModelSpec, Precision, count_layers
 from experiments.paper.drawing import new_figure
+from experiments.paper.runs import beside
 from experiments.paper.table import cell
 from hydrasim.cluster import GIB, Cluster, Device
 from hydrasim.errors import HydraError
@@ -58,9 +58,12 @@ Accepts = Callable[[TrainingJob, Cluster], None]  # or raises what the code refu
 def run(smoke: bool = False) -> pd.DataFrame:
     """Return a row a card, way of training and precision; ratio: to what fits in device memory at that precision."""
     chosen = {name: cluster for name, cluster in cards().items() if not smoke or cluster is _K80}
+    keys = list(product(chosen, PRECISIONS, WAYS))
+    asked = [(chosen[card], precision, way) for card, precision, way in keys]
+    most = dict(zip(keys, beside(_largest, asked), strict=True))
     rows = []
-    for (card, cluster), precision, (way, accepts) in product(chosen.items(), PRECISIONS, WAYS.items()):
-        found = largest(accepts, cluster, precision)
+    for (card, precision, way), found in most.items():
+        cluster = chosen[card]
         paper = PAPER_PARAMETERS.get((card, way), math.nan)
         rows.append(
             {
@@ -72,7 +75,7 @@ def run(smoke: bool = False) -> pd.DataFrame:
                 "host_memory_bytes": cluster.host_memory_bytes,
                 "num_blocks": found.num_blocks,
                 "num_parameters": found.num_parameters,
-                "ratio": found.num_parameters / largest(WAYS[RESIDENT], cluster, precision).num_parameters,
+                "ratio": found.num_parameters / most[card, precision, RESIDENT].num_parameters,
                 "paper_parameters": paper,
                 "error_fraction": found.num_parameters / paper - 1,
                 "refusal": found.refusal,
@@ -106,7 +109,11 @@ def stack(num_blocks: int, precision: Precision) -> TrainingJob:
     return replace(job, shards=(*first, *[middle] * (num_blocks - _SMALL + 1), *last))
 
 
-@cache
+def _largest(asked: tuple[Cluster, Precision, str]) -> Largest:
+    cluster, precision, way = asked
+    return largest(WAYS[way], cluster, precision)
+
+
 def largest(accepts: Accepts, cluster: Cluster, precision: Precision) -> Largest:
     """Bisect for the most blocks that a way of training accepts.
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context, parent_process
 from threading import Thread
+from typing import TypeVar
 
 from experiments.paper.worlds import World
 from hydrasim.cluster import Cluster
+from hydrasim.command import Event, Finished, Kind
 from hydrasim.errors import HydraError
 from hydrasim.mechanism import DEFAULT_EFFECTS, Effects
 from hydrasim.policies import Policy
 from hydrasim.profile import StatedCosts
 from hydrasim.simulator import simulate
 from hydrasim.systems import System, make_system, simulate_system
-from hydrasim.timeline import Timeline
+from hydrasim.utilization import Interval, busy_intervals, total_s
 from hydrasim.workload import TrainingJob, Workload
+
+Given, Found = TypeVar("Given"), TypeVar("Found")
 
 STEADY_MINIBATCHES = 200  # of the shortest job; the others keep their proportion to it
 ALIKE_MINIBATCHES = 4  # of a job that a rival trains alone, in an order that never changes: all are alike
@@ -53,11 +58,16 @@ def run_all(runs: Sequence[Run], num_minibatches: int = STEADY_MINIBATCHES) -> l
 
     num_minibatches: of each world's shortest job; 0 for the full length.
     """
-    workers = min(len(runs), os.cpu_count() or 1)
+    return beside(partial(run_one, num_minibatches=num_minibatches), runs)
+
+
+def beside(function: Callable[[Given], Found], items: Sequence[Given]) -> list[Found]:
+    """Return what a function makes of items, which processes on all cores work off beside each other."""
+    workers = min(len(items), os.cpu_count() or 1)
     if workers < 2:
-        return [run_one(run, num_minibatches) for run in runs]
+        return list(map(function, items))
     with ProcessPoolExecutor(workers, get_context("forkserver"), initializer=_end_with_parent) as pool:
-        return list(pool.map(run_one, runs, [num_minibatches] * len(runs)))
+        return list(pool.map(function, items))
 
 
 def run_by_difference(runs: Sequence[Run], num_minibatches: int) -> list[Outcome]:
@@ -96,11 +106,11 @@ def run_one(run: Run, num_minibatches: int = STEADY_MINIBATCHES) -> Outcome:
             system.training(workload, cluster, StatedCosts(workload, cluster), run.effects)  # refuses what does not fit
             return _job_by_job(run, system, num_minibatches)
         short, factor = shortened(workload, num_minibatches)
-        timeline = _simulated(run, system, short)
+        makespan_s, utilization = _simulated(run, system, short)
     except HydraError as reason:
         return Outcome(float("nan"), error=str(reason).splitlines()[0])
     done = sum(job.num_minibatches for job in short.jobs)
-    return Outcome(timeline.makespan_s * factor, timeline.utilization(), done)
+    return Outcome(makespan_s * factor, utilization, done)
 
 
 def rank(outcome: Outcome) -> tuple[bool, float]:
@@ -157,8 +167,8 @@ def _alone(run: Run, system: System, job: TrainingJob, num_minibatches: int) -> 
     """Simulate two lengths of a job that is trained alone, and extend the longer one by what that adds."""
 
     def taken_s(length: int) -> tuple[float, float]:
-        timeline = _simulated(run, system, Workload((_of_length(job, length),)))
-        return timeline.makespan_s, timeline.makespan_s * timeline.utilization()
+        makespan_s, utilization = _simulated(run, system, Workload((_of_length(job, length),)))
+        return makespan_s, makespan_s * utilization
 
     whole = job.num_minibatches
     half = max(1, scaled(ALIKE_MINIBATCHES, num_minibatches) // 2)
@@ -172,10 +182,34 @@ def _alone(run: Run, system: System, job: TrainingJob, num_minibatches: int) -> 
     return Outcome(makespan_s, busy_s / makespan_s, 2 * half)
 
 
-def _simulated(run: Run, system: System | None, workload: Workload) -> Timeline:
-    if system is not None:
-        return simulate_system(workload, run.world.cluster, system, effects=run.effects)
-    return simulate(workload, run.world.cluster, run.policy, mechanism=run.world.mechanism, effects=run.effects)
+class _Tally:
+    """What a run comes to, from its events; its spans would fill the memory."""
+
+    def __init__(self, num_devices: int) -> None:
+        self._computed: list[list[Interval]] = [[] for _ in range(num_devices)]
+        self.makespan_s = 0.0
+
+    def note(self, event: Event) -> None:
+        if isinstance(event, Finished):
+            self.makespan_s = max(self.makespan_s, event.end_s)
+            if event.command.kind is Kind.COMPUTE:
+                self._computed[event.command.device].append(Interval.of(event))
+
+    def utilization(self) -> float:
+        """Return what `Timeline.utilization` does."""
+        busy_s = sum(total_s(busy_intervals(mine)) for mine in self._computed)
+        return busy_s / (len(self._computed) * self.makespan_s)
+
+
+def _simulated(run: Run, system: System | None, workload: Workload) -> tuple[float, float]:
+    """Return the makespan in seconds, and the utilization."""
+    world, tally = run.world, _Tally(len(run.world.cluster.devices))
+    cluster, effects, counted = world.cluster, run.effects, {"on_event": tally.note, "keep_spans": False}
+    if system is None:
+        simulate(workload, cluster, run.policy, mechanism=world.mechanism, effects=effects, **counted)
+    else:
+        simulate_system(workload, cluster, system, effects=effects, **counted)
+    return tally.makespan_s, tally.utilization()
 
 
 def _of_length(job: TrainingJob, num_minibatches: int) -> TrainingJob:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
@@ -85,6 +86,7 @@ class Build:
         self.passes = Passes(job, costs)
         self.barrier: frozenset[int] = frozenset()
         self._costs, self._commands = costs, commands
+        self._send_s = cache(self._sent_s)
 
     def fetch(self, minibatch: int) -> int:
         """Have the loader produce a mini-batch; it works ahead of the training, whatever the barrier."""
@@ -161,7 +163,7 @@ class Build:
             Kind.UPDATE, Lane.HOST, device, minibatch, after, seconds, nbytes, phase=Phase.UPDATE, shard=shard
         )
 
-    def _send_s(self, source: int, target: int, nbytes: int, steps: int = 1) -> float:
+    def _sent_s(self, source: int, target: int, nbytes: int, steps: int = 1) -> float:
         """Return what bytes take from device to device, in so many steps; through the host, no less than copies do."""
         cluster, devices = self.cluster, self.cluster.devices
         seconds = steps * cluster.send_latency_s(source, target) + nbytes / cluster.send_bytes_per_s(source, target)

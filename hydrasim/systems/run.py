@@ -38,11 +38,12 @@ def simulate_system(
     seed: int = 0,
     commands: list[Command] | None = None,
     on_event: Callable[[Event], None] | None = None,
+    keep_spans: bool = True,
 ) -> Timeline:
     """Simulate a rival system on a workload; the same objects go in and the same timeline comes out as of `simulate`.
 
-    system: a system or its registered name. seed: of noise. Its header has the system's name as policy, and
-    in `peak_bytes` what it states to need of each device.
+    system: a system or its registered name. seed: of noise. keep_spans: see `hydrasim.loop.run`. Its
+    header has the system's name as policy, and in `peak_bytes` what it states to need of each device.
 
     Raises:
         SystemRefused: it does not fit, as the real one would not, or does not exist.
@@ -52,8 +53,9 @@ def simulate_system(
     costs = StatedCosts(workload, cluster) if costs is None else costs
     training = made.training(workload, _roomy(cluster) if effects == "theory" else cluster, costs, effects)
     backend = sim_backend(workload, cluster, costs, effects, seed=seed, seconds=training.seconds)
-    label = label_of(costs)
-    timeline = run(training, backend, commands=commands, on_event=on_event, seed=seed, costs=label)
+    timeline = run(
+        training, backend, commands=commands, on_event=on_event, keep_spans=keep_spans, seed=seed, costs=label_of(costs)
+    )
     return replace(timeline, header=timeline.header | training.header)
 
 

@@ -12,7 +12,7 @@ from hydrasim.command import Command, Event, Failed, Finished
 from hydrasim.errors import SystemRefused
 from hydrasim.loop import run
 from hydrasim.mechanism import DEFAULT_EFFECTS, Effects, includes
-from hydrasim.profile import MAX_SECONDS
+from hydrasim.profile import MAX_SECONDS, StatedCosts
 from hydrasim.simulator import sim_backend
 from hydrasim.systems.base import Build, System, job_state_bytes
 from hydrasim.systems.registry import parse_system
@@ -131,7 +131,7 @@ class SaturnRun(SystemRun):
     ) -> None:
         super().__init__(workload, cluster, saturn, costs, effects, [])
         self._saturn, self._library, self._pools = saturn, saturn.library(), pools(cluster)
-        self._estimates = {job.name: self._trials(job) for job in workload.jobs}
+        self._estimates = self._tried()
         self._now_s, self._look_s = 0.0, saturn.interval_s
         self._num_done = {job.name: 0 for job in workload.jobs}  # mini-batches, in groups that the job has left
         self._planned: dict[str, Placement] = {}  # jobs that have arrived and not ended, by start
@@ -146,6 +146,16 @@ class SaturnRun(SystemRun):
         if not isinstance(event, Failed):
             self._now_s = event.end_s if isinstance(event, Finished) else event.at_s
         return super().handle(event)
+
+    def _tried(self) -> dict[str, list[Estimate]]:
+        """Try all jobs; by costs that they state themselves, those that differ in name and arrival alone once."""
+        if not isinstance(self._costs, StatedCosts):
+            return {job.name: self._trials(job) for job in self.workload.jobs}
+        found: dict[TrainingJob, list[Estimate]] = {}
+        for job in self.workload.jobs:
+            alike = replace(job, name="alike", arrival_s=0.0)
+            found[job] = found[alike] = found[alike] if alike in found else self._trials(job)
+        return {job.name: found[job] for job in self.workload.jobs}
 
     def _trials(self, job: TrainingJob) -> list[Estimate]:
         """Try a job by every technique on every number of devices of every pool.
@@ -212,7 +222,7 @@ class SaturnRun(SystemRun):
             return []
         plan = solve(choices, self._pools, self._saturn.time_limit_s, enough_s)
         taken = plan.makespan_s < enough_s
-        self._looks.append({"at_s": self._now_s, "taken": taken} | described(plan))
+        self._looks.append({"at_s": self._now_s, "taken": taken} | plan.described())
         return self._adopt(plan) if taken else []
 
     def _left_s(self) -> float:
@@ -296,17 +306,3 @@ def pools(cluster: Cluster) -> list[tuple[int, ...]]:
     for index, device in enumerate(cluster.devices):
         found.setdefault(device, []).append(index)
     return [tuple(pool) for pool in found.values()]
-
-
-def described(plan: Solution) -> dict[str, Any]:
-    """Return a plan as a timeline's header has it."""
-    return {
-        "status": plan.status,
-        "makespan_s": plan.makespan_s,
-        "bound_s": plan.bound_s,
-        "gap_fraction": plan.gap_fraction,
-        "jobs": {
-            p.job: {"technique": p.choice.technique, "devices": list(p.devices), "start_s": p.start_s}
-            for p in plan.placements
-        },
-    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -63,6 +63,19 @@ class Solution:
     def gap_fraction(self) -> float:
         """Return the part of the makespan that a better solution could save at most."""
         return 1 - self.bound_s / self.makespan_s if self.makespan_s else 0.0
+
+    def described(self) -> dict[str, Any]:
+        """Return it as a timeline's header has it."""
+        return {
+            "status": self.status,
+            "makespan_s": self.makespan_s,
+            "bound_s": self.bound_s,
+            "gap_fraction": self.gap_fraction,
+            "jobs": {
+                p.job: {"technique": p.choice.technique, "devices": list(p.devices), "start_s": p.start_s}
+                for p in self.placements
+            },
+        }
 
 
 def solve(

@@ -6,7 +6,7 @@ import pytest
 
 from hydrasim import Timeline
 from hydrasim.timeline import Span
-from hydrasim.utilization import UTILIZATION_KINDS, busy_intervals
+from hydrasim.utilization import UTILIZATION_KINDS, Interval, busy_intervals, total_s
 
 
 def span(number: int, kind: str, start_s: float, end_s: float, device: int = 0) -> Span:
@@ -73,10 +73,6 @@ def test_nothing_happened():
 
 
 def test_intervals_that_touch_or_overlap_are_one():
-    spans = [
-        span(0, "load", 3.0, 4.0),
-        span(1, "load", 0.0, 1.0),
-        span(2, "store", 0.5, 2.0),
-        span(3, "send", 2.0, 2.5),
-    ]
-    assert busy_intervals(spans) == [(0.0, 2.5), (3.0, 4.0)]
+    parts = [Interval(3.0, 4.0), Interval(0.0, 1.0), Interval(0.5, 2.0), Interval(2.0, 2.5)]
+    assert busy_intervals(parts) == [(0.0, 2.5), (3.0, 4.0)]
+    assert total_s(busy_intervals(parts)) == 3.5
