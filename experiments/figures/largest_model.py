@@ -109,8 +109,7 @@ def stack(num_blocks: int, precision: Precision) -> TrainingJob:
     return replace(job, shards=(*first, *[middle] * (num_blocks - _SMALL + 1), *last))
 
 
-def _largest(asked: tuple[Cluster, Precision, str]) -> Largest:
-    cluster, precision, way = asked
+def _largest(cluster: Cluster, precision: Precision, way: str) -> Largest:
     return largest(WAYS[way], cluster, precision)
 
 

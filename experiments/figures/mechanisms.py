@@ -86,10 +86,8 @@ def run(smoke: bool = False, *, num_minibatches: int = STEADY_MINIBATCHES) -> pd
         for rung, costs in keys
     ]
     runs = [Run(world, rung.policy) for world, (rung, _) in zip(worlds, keys, strict=True)]
-    ours = [run for run in runs if run.world.mechanism == OURS]
-    others = [*baselines, *(run for run in runs if run.world.mechanism != OURS)]
-    outcomes = dict(zip(ours, run_all(ours, in_full), strict=True))  # the longest first
-    outcomes |= zip(others, run_all(others, length), strict=True)
+    lengths = {run: in_full if run.world.mechanism == OURS else length for run in [*runs, *baselines]}
+    outcomes = dict(zip(lengths, run_all([*lengths], [*lengths.values()]), strict=True))
     baseline_s = {costs: outcomes[run].makespan_s for costs, run in zip(COSTS, baselines, strict=True)}
     rows = []
     for (rung, costs), world, run in zip(keys, worlds, runs, strict=True):

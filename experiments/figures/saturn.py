@@ -121,11 +121,11 @@ def run(smoke: bool = False, *, num_minibatches: int = STEADY_MINIBATCHES) -> pd
             world = World(Workload((job,)), rivals.cluster)
             for text in settings:
                 alone[precision, system, job.name, text] = Run(world, system=parse_system(technique(text, precision)))
-    found = run_all([*together.values()], length)
-    outcomes = {key: [outcome] for key, outcome in zip(together, found, strict=True)}
-    found_alone = run_all([*alone.values()], num_minibatches)
+    lengths = [length] * len(together) + [num_minibatches] * len(alone)
+    found = run_all([*together.values(), *alone.values()], lengths)
+    outcomes = {key: [outcome] for key, outcome in zip(together, found, strict=False)}
     best: dict[tuple[str, str, str], Outcome] = {}
-    for (*key, _), outcome in zip(alone, found_alone, strict=True):
+    for (*key, _), outcome in zip(alone, found[len(together) :], strict=True):
         best[tuple(key)] = min(best.get(tuple(key), outcome), outcome, key=rank)
     for (own, system, _), outcome in best.items():
         outcomes.setdefault((own, system), []).append(outcome)

@@ -108,10 +108,11 @@ def run(smoke: bool = False, *, num_minibatches: int = STEADY_MINIBATCHES) -> pd
             for text in allowed(settings, size):
                 rivals[(machine, count, precision, size), text] = Run(world, system=parse_system(text))
     in_full = SMOKE_MINIBATCHES // 4 if smoke else 0  # few jobs on many devices: how they end decides
-    of_hydra = dict(zip(hydra, run_all([*hydra.values()], in_full), strict=True))
+    lengths = [in_full] * len(hydra) + [num_minibatches] * len(rivals)
+    outcomes = run_all([*hydra.values(), *rivals.values()], lengths)
+    of_hydra = dict(zip(hydra, outcomes, strict=False))
     found: Found = {}
-    of_rivals = run_all([*rivals.values()], num_minibatches)
-    for (site, text), outcome in zip(rivals, of_rivals, strict=True):
+    for (site, text), outcome in zip(rivals, outcomes[len(hydra) :], strict=True):
         found.setdefault(site, {})[text] = outcome
     rows = []
     for machine, count in places:

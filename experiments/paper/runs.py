@@ -6,10 +6,9 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from multiprocessing import get_context, parent_process
 from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from experiments.paper.worlds import World
 from hydrasim.cluster import Cluster
@@ -23,7 +22,7 @@ from hydrasim.systems import System, make_system, simulate_system
 from hydrasim.utilization import Interval, busy_intervals, total_s
 from hydrasim.workload import TrainingJob, Workload
 
-Given, Found = TypeVar("Given"), TypeVar("Found")
+Found = TypeVar("Found")
 
 STEADY_MINIBATCHES = 200  # of the shortest job; the others keep their proportion to it
 ALIKE_MINIBATCHES = 4  # of a job that a rival trains alone, in an order that never changes: all are alike
@@ -53,21 +52,26 @@ class Outcome:
     error: str = ""
 
 
-def run_all(runs: Sequence[Run], num_minibatches: int = STEADY_MINIBATCHES) -> list[Outcome]:
+def run_all(runs: Sequence[Run], num_minibatches: int | Sequence[int] = STEADY_MINIBATCHES) -> list[Outcome]:
     """Simulate runs beside each other, on all cores; the outcomes are those of one after another.
 
-    num_minibatches: of each world's shortest job; 0 for the full length.
+    num_minibatches: of each world's shortest job, for all runs or by run; 0 for the full length.
     """
-    return beside(partial(run_one, num_minibatches=num_minibatches), runs)
+    lengths = [num_minibatches] * len(runs) if isinstance(num_minibatches, int) else num_minibatches
+    return beside(run_one, list(zip(runs, lengths, strict=True)), _num_units)
 
 
-def beside(function: Callable[[Given], Found], items: Sequence[Given]) -> list[Found]:
-    """Return what a function makes of items, which processes on all cores work off beside each other."""
-    workers = min(len(items), os.cpu_count() or 1)
+def beside(
+    function: Callable[..., Found], arguments: Sequence[Any], weight: Callable[..., float] = lambda *_: 0.0
+) -> list[Found]:
+    """Call a function with each of the arguments, in processes on all cores, the heaviest first; return its results."""
+    workers = min(len(arguments), os.cpu_count() or 1)
     if workers < 2:
-        return list(map(function, items))
+        return [function(*each) for each in arguments]
+    order = sorted(range(len(arguments)), key=lambda index: -weight(*arguments[index]))
     with ProcessPoolExecutor(workers, get_context("forkserver"), initializer=_end_with_parent) as pool:
-        return list(pool.map(function, items))
+        pending = {index: pool.submit(function, *arguments[index]) for index in order}
+        return [pending[index].result() for index in range(len(arguments))]
 
 
 def run_by_difference(runs: Sequence[Run], num_minibatches: int) -> list[Outcome]:
@@ -133,6 +137,15 @@ def shortened(workload: Workload, num_minibatches: int) -> tuple[Workload, float
         return workload, 1.0
     jobs = tuple(_of_length(job, round(job.num_minibatches * num_minibatches / shortest)) for job in workload.jobs)
     return Workload(jobs), shortest / num_minibatches
+
+
+def _num_units(run: Run, num_minibatches: int) -> int:
+    """Return how many units are simulated, roughly, counting one that a rival works off on all devices for each."""
+    workload, num_devices = run.world.workload, len(run.world.cluster.devices)
+    if run.system is not None and len(workload.jobs) == 1:
+        num_minibatches = ALIKE_MINIBATCHES
+    jobs = shortened(workload, num_minibatches)[0].jobs
+    return sum(job.num_units for job in jobs) * (num_devices if run.system is not None else 1)
 
 
 def _end_with_parent() -> None:

@@ -66,3 +66,13 @@ def test_every_event_is_shown_to_whoever_asked():
 def test_a_failure_reaches_the_caller():
     with pytest.raises(ArithmeticError, match="A/L1#0 met a NaN"):
         run(orchestrator(), OneByOne(fails="A/L1#0"))
+
+
+def test_a_run_that_keeps_no_spans_has_the_same_events():
+    seen: list[list[Event]] = [[], []]
+    kept = run(orchestrator(), OneByOne(), on_event=seen[0].append)
+    none = run(orchestrator(), OneByOne(), on_event=seen[1].append, keep_spans=False)
+    assert len(kept.spans) == len(seen[0]) == len(seen[1])
+    assert none.spans == ()
+    assert none.header == kept.header
+    assert seen[0] == seen[1]

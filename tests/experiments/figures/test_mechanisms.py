@@ -45,8 +45,8 @@ def test_the_smoke_run_shows_both_ends_and_can_be_drawn():
 def test_rungs_of_ours_are_simulated_in_full_and_nothing_runs_twice(monkeypatch):
     lengths = {}
 
-    def run_all(runs, length):
-        for run in runs:
+    def run_all(runs, each):
+        for run, length in zip(runs, each, strict=True):
             assert lengths.setdefault(run, length) is length
         return [Outcome(3600.0, 0.5)] * len(runs)
 

@@ -17,6 +17,7 @@ from experiments.paper.runs import (
     STEADY_MINIBATCHES,
     Outcome,
     Run,
+    beside,
     rank,
     run_all,
     run_by_difference,
@@ -27,7 +28,8 @@ from experiments.paper.runs import (
 from experiments.paper.worlds import World
 from hydrasim import Cluster, Device, Link, Shard, TrainingJob, Workload
 from hydrasim.mechanism import OURS
-from hydrasim.systems import make_system
+from hydrasim.simulator import simulate
+from hydrasim.systems import make_system, simulate_system
 from hydrasim.systems.registry import parse_system
 
 SHARD = Shard(1.0, 2.0, parameter_bytes=64, output_bytes=8)
@@ -51,6 +53,18 @@ def test_a_part_extended_is_the_whole_in_a_steady_state(system: str | None):
     part, whole = run_one(run, 10), run_one(run, 0)
     assert part.makespan_s == pytest.approx(whole.makespan_s, rel=0.01)
     assert part.simulated_minibatches < whole.simulated_minibatches
+
+
+@pytest.mark.parametrize("system", [None, "gpipe"])
+def test_what_a_run_comes_to_is_its_timelines_to_the_bit(system: str | None):
+    made = world(7, 9)
+    if system is None:
+        timeline = simulate(made.workload, made.cluster, "fifo", mechanism=made.mechanism)
+    else:
+        made = World(Workload(made.workload.jobs[:1]), made.cluster, OURS)
+        timeline = simulate_system(made.workload, made.cluster, system)
+    outcome = run_one(Run(made, "fifo", system), 0)
+    assert (outcome.makespan_s, outcome.utilization) == (timeline.makespan_s, timeline.utilization())
 
 
 def test_equal_jobs_of_a_serial_system_are_simulated_once():
@@ -159,3 +173,7 @@ def test_workers_end_when_whoever_asked_for_them_is_killed(tmp_path):
     while any(Path(f"/proc/{pid}").exists() for pid in workers):
         assert time.monotonic() < deadline, "workers outlived their parent"
         time.sleep(0.1)
+
+
+def test_results_come_in_the_order_of_the_arguments_whatever_is_begun_first():
+    assert beside(math.pow, [(2, 1), (2, 3), (2, 2)], weight=lambda _, power: power) == [2.0, 8.0, 4.0]
