@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint types paper exactness nightly validate memory hostile analytic engine emulated peers gpu report claims tutorial ci clean
+.PHONY: help demo test lint types paper exactness nightly validate memory hostile analytic engine emulated peers speed gpu report claims tutorial ci clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -25,7 +25,7 @@ lint: .venv/installed  ## ruff
 types: .venv/installed  ## mypy --strict on hydrasim
 	$(BIN)/mypy
 
-# More of the 2.2 million combinations: make exactness EXACTNESS_CASES=5000
+# More of the 4.4 million combinations: make exactness EXACTNESS_CASES=5000
 exactness: .venv/installed  ## byte-identity over 1,000 combinations of everything, ten minutes
 	EXACTNESS_CASES=$(or $(EXACTNESS_CASES),1000) $(BIN)/python -m pytest -m exactness_full
 
@@ -64,6 +64,9 @@ emulated: .venv/installed  ## small figures of the paper, executed; ten minutes,
 peers: .venv/installed  ## ours beside GPipe, 1F1B, DDP, FSDP2 and DeepSpeed, real runs, into results/rivals/; hours, alone
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,rivals]'
 	$(BIN)/python -m experiments.peers $(PEERS) --output results/rivals
+
+speed: .venv/installed  ## ours beside the in-memory ideal on one device and two, into results/executor/; half an hour, alone
+	$(BIN)/python -m experiments.speed --output results/executor
 
 gpu: .venv/installed  ## exactness, overlap, profile and validation on a machine with a GPU, into results/gpu/
 	$(BIN)/python -m pytest -m gpu

@@ -13,11 +13,13 @@ from executor.callbacks import Callback, MinibatchDone
 from executor.errors import ExecutionError
 from executor.host_store import DEVICE_LANES, HostStore
 from executor.messages import Broken, Done, Order
-from executor.pool import DevicePool
+from executor.pool import UPDATER, DevicePool
 from hydrasim.command import HOST, Command, Event, Failed, Finished, JobStopped, Kind
 from hydrasim.dataflow import BlockKey
 from hydrasim.errors import told
 from hydrasim.workload import ShardUnit, Workload
+
+Source = int | str | None  # of events: a device's worker, a job's loader, or None for the updater
 
 
 class TorchBackend:
@@ -41,10 +43,13 @@ class TorchBackend:
             self._sources.register(worker.connection, EVENT_READ, index)
         for job, connection in loaders.items():
             self._sources.register(connection, EVENT_READ, job)
+        if pool.updater is not None:
+            self._sources.register(pool.updater.connection, EVENT_READ, None)
         self._running: dict[int, Command] = {}
         self._issued_s: dict[int, float] = {}
         self._interested: dict[int, list[int]] = {}  # command -> devices that wait for it
-        self._held: list[Command] = []  # fetches whose predecessors are not done
+        self._held: list[Command] = []  # of the host, with predecessors that are not done
+        self._updates: dict[int, Order] = {}  # held ones, by command
         self._newest: dict[BlockKey, int] = dict(store.location)  # where state will be once all stores are done
         self._target: dict[int, int] = {}
         self._events: deque[Event] = deque()
@@ -63,12 +68,12 @@ class TorchBackend:
             self._running[command.number] = command
             self._issued_s[command.number] = now_s
             if command.device == HOST:
-                self._held.append(command)
+                self._hold(command)
             else:
                 orders.setdefault(command.device, []).append(self._order(command))
         for device, batch in orders.items():
             self._send(device, (batch, []))
-        self._release_fetches()
+        self._release()
 
     def next_event(self) -> Event:
         """Wait for a worker or loader to report."""
@@ -92,10 +97,8 @@ class TorchBackend:
         region = 0
         key = command.block
         if key is not None and key.kind == "w":
-            if command.kind is Kind.STORE and command.nbytes == self._store.state_bytes(key):
-                region = self._target[command.number] = self._newest[key] = self._store.spare(key)
-            else:
-                region = self._newest[key]
+            whole = command.kind is Kind.STORE and command.nbytes == self._store.state_bytes(key)
+            region = self._next_region(command) if whole else self._newest[key]
         after, foreign = [], []
         for number in command.after:
             running = self._running.get(number)
@@ -106,18 +109,40 @@ class TorchBackend:
             else:
                 foreign.append(number)
                 self._interested.setdefault(number, []).append(command.device)
-        return Order(replace(command, after=(), eligible=()), region, tuple(after), tuple(foreign))
+        return Order(replace(command, after=(), eligible=()), region, 0, tuple(after), tuple(foreign))
 
-    def _release_fetches(self) -> None:
+    def _next_region(self, command: Command) -> int:
+        """Return a region for the next version of a state, which counts once the command is done."""
+        assert command.block is not None
+        region = self._target[command.number] = self._newest[command.block] = self._store.spare(command.block)
+        return region
+
+    def _hold(self, command: Command) -> None:
+        """Keep a command of the host until its predecessors are done."""
+        if command.kind is Kind.UPDATE:
+            assert command.block is not None
+            source = self._newest[command.block]
+            self._updates[command.number] = Order(
+                replace(command, after=(), eligible=()), self._next_region(command), source
+            )
+        self._held.append(command)
+
+    def _release(self) -> None:
+        """Hand on what was held, as far as it may begin."""
         held, self._held = self._held, []
         for command in held:
             if any(number in self._running for number in command.after):
                 self._held.append(command)
                 continue
+            is_update = command.kind is Kind.UPDATE
             try:
-                self._loaders[command.unit.job].send((command.number, command.unit.minibatch))
+                if is_update:
+                    assert self._pool.updater is not None
+                    self._pool.updater.connection.send(self._updates.pop(command.number))
+                else:
+                    self._loaders[command.unit.job].send((command.number, command.unit.minibatch))
             except (BrokenPipeError, OSError):
-                raise self._lost(command.unit.job) from None
+                raise self._lost(None if is_update else command.unit.job) from None
 
     def _finished(self, message: Done) -> Finished:
         command = self._running.pop(message.number)
@@ -127,7 +152,7 @@ class TorchBackend:
             assert command.block is not None
             self._store.commit(command.block, self._target.pop(command.number))
         if self._held:
-            self._release_fetches()
+            self._release()
         start_s, end_s = (round(moment_s - self._started_s, 7) for moment_s in (message.start_s, message.end_s))
         if command.kind is Kind.COMPUTE and message.loss is not None:
             self._trained(command.unit, message.loss, end_s)
@@ -145,12 +170,11 @@ class TorchBackend:
                     f"a callback failed after mini-batch {unit.minibatch} of job {unit.job!r}: {told(reason)}"
                 ) from reason
 
-    def _broken(self, source: int | str, message: Broken) -> Failed:
+    def _broken(self, source: Source, message: Broken) -> Failed:
         command = self._running.get(message.number)
         if command is None:  # torch raises in a loader, whatever it does, when one of its own workers is killed
-            who = f"the worker of device {source}" if isinstance(source, int) else f"job {source!r}: its loader"
-            raise ExecutionError(f"{who} failed while idle: {message.text}")
-        where = f"on device {source}" if isinstance(source, int) else "in its loader"
+            raise ExecutionError(f"{_named(source)} failed while idle: {message.text}")
+        where = {int: f"on device {source}", str: "in its loader"}.get(type(source), "in host memory")
         error = ExecutionError(
             f"job {command.unit.job!r} failed in the {message.kind} of {command.unit} {where}: {message.text}"
         )
@@ -158,19 +182,28 @@ class TorchBackend:
         error.out_of_memory = message.text.startswith(("BudgetExceeded:", "OutOfMemoryError:"))
         return Failed(command, error)
 
-    def _lost(self, source: int | str) -> ExecutionError:
+    def _lost(self, source: Source) -> ExecutionError:
         """Say which process ended, what it was doing, and how it ended."""
         if isinstance(source, str):
             return ExecutionError(f"job {source!r}: its loader process ended while a mini-batch was awaited.")
+        if source is None:
+            assert self._pool.updater is not None
+            return ExecutionError(f"{UPDATER} {self._pool.updater.describe_end()}.")
         began = [self._running.get(self._store.read_doing(source, lane)) for lane in DEVICE_LANES]
         doing = next((command for command in began if command is not None and command.device == source), None)
         what = (
             "while idle" if doing is None else f"during the {doing.kind.value} of {doing.unit} (job {doing.unit.job!r})"
         )
-        return ExecutionError(f"the worker of device {source} {self._pool.workers[source].describe_end()} {what}.")
+        return ExecutionError(f"{_named(source)} {self._pool.workers[source].describe_end()} {what}.")
 
     def _send(self, device: int, message: object) -> None:
         try:
             self._pool.workers[device].connection.send(message)
         except (BrokenPipeError, OSError):
             raise self._lost(device) from None
+
+
+def _named(source: Source) -> str:
+    if source is None:
+        return UPDATER
+    return f"the worker of device {source}" if isinstance(source, int) else f"job {source!r}: its loader"

@@ -7,7 +7,7 @@ a forward unit drops what autograd would save instead.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -15,6 +15,11 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils import _pytree as pytree
 
 from executor.step import StepOptions
+
+if TYPE_CHECKING:
+    from executor.host_store import StoreView
+    from executor.layout import ShardOnDevice
+    from executor.messages import JobSetup
 
 Loss = Callable[[Any, Any], torch.Tensor]
 Seeds = Sequence[tuple[nn.Parameter, torch.Tensor]]
@@ -182,6 +187,26 @@ def step(
     finally:
         for group, parameters in zip(optimizer.param_groups, whole, strict=True):
             group["params"] = parameters
+
+
+def take_step(shard: ShardOnDevice, setup: JobSetup, minibatch: int, store: StoreView, state: torch.Tensor) -> None:
+    """Clip a shard's gradients, set the step's rates, and have its optimizer step; the first step makes its state.
+
+    state: the block that the shard is attached to.
+    """
+    if shard.optimizer is None:
+        return
+    clips = setup.options.clip_norm is not None
+    setup.options.clip(shard.parameters, store.read_norms(setup.name, len(setup.layouts)) if clips else ())
+    number = minibatch // setup.options.accumulate
+    if setup.rates:
+        for group, options in zip(shard.optimizer.param_groups, setup.rates[number], strict=True):
+            group.update(options)
+    if number == 0:
+        step(shard.optimizer, one_by_one=True, on_parameter=lambda p: shard.keep_state(state, only=p))
+    else:
+        step(shard.optimizer)
+        shard.keep_state(state)
 
 
 def device_type(tree: Any) -> str:

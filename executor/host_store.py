@@ -24,7 +24,7 @@ from executor.partition import Partition
 from executor.prepare import Prepared
 from executor.tensors import TreeSpec
 from hydrasim.command import Command, Lane
-from hydrasim.dataflow import BlockKey, aligned, block_bytes, passing_keys
+from hydrasim.dataflow import BlockKey, aligned, block_bytes, home_bytes, passing_keys
 from hydrasim.workload import TrainingJob
 
 MAX_NORM_BYTES = 1 << 16  # of one shard; about 20 a parameter
@@ -129,7 +129,7 @@ class HostStore(StoreView):
         for device in range(len(prepared.devices)):
             places |= {("doing", lane.value, device, 0): self._reserve(_LENGTH.size) for lane in DEVICE_LANES}
         sizes = {
-            BlockKey("w", job.name, shard, -1): block_bytes(job, BlockKey("w", job.name, shard, -1))
+            BlockKey("w", job.name, shard, -1): home_bytes(job, BlockKey("w", job.name, shard, -1))
             for job in self._workload.jobs
             for shard in range(len(job.shards))
         }
@@ -212,7 +212,7 @@ class HostStore(StoreView):
             if key.kind in ("a", "d", "t"):
                 nbytes = HEADER_BYTES + block_bytes(job, key)
                 places[key.kind, job.name, key.shard, key.minibatch] = self._reserve(nbytes)
-        for shard in range(last + 1) if job.update_units else ():
+        for shard in range(last + 1) if job.separate_updates else ():
             for kind in ("d", "t") if shard in job.tied_shards else ("d",):
                 places.setdefault((kind, job.name, shard, 1), places[kind, job.name, shard, 0])
             places["norm", job.name, shard, 0] = self._reserve(MAX_NORM_BYTES)

@@ -21,7 +21,7 @@ from executor.step import Scheduler, StepOptions
 from executor.ties import shared_parameters
 from hydrasim.dataflow import aligned
 from hydrasim.errors import told
-from hydrasim.workload import JOB_NAME, ActivationMode
+from hydrasim.workload import JOB_NAME, ActivationMode, HostUpdates
 
 _NOT_OPTIONS = ("params", "param_names")
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -44,7 +44,8 @@ class TorchJob:
     first layer of every shard but the first; None lets the partitioner choose. activation_mode: what becomes of a
     forward's activations: kept on the device, spilled to host memory, or recomputed by the backward; by default
     kept if the job fits a device, else spilled if copies are at memory speed, else recomputed. largest_batch: the pair
-    that takes most memory, where that is not the first that the dataloader yields.
+    that takes most memory, where that is not the first that the dataloader yields. update_on: where the optimizer
+    steps: on the device that ran the backward, or in host memory, so that its state never moves.
 
     Raises:
         JobError: something is missing or unsupported.
@@ -66,6 +67,7 @@ class TorchJob:
     scheduler: Scheduler | None = None
     autocast: torch.dtype | None = None
     largest_batch: tuple[Any, Any] | None = None
+    update_on: Literal["device", "host"] = "device"
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -152,6 +154,13 @@ class TorchJob:
     def step_options(self) -> StepOptions:
         """How its mini-batches become steps."""
         return StepOptions(self.autocast, self.accumulate, self.clip_norm, self.clip_value)
+
+    @property
+    def host_updates(self) -> HostUpdates:
+        """When the optimizer steps in host memory: with each shard's gradients, or once all are there to be clipped."""
+        if self.update_on == "device":
+            return "no"
+        return "each" if self.clip_norm is None else "all"
 
     def shards(self, cuts: tuple[int, ...]) -> list[tuple[nn.Module, ...]]:
         """Return the layers of each shard.

@@ -17,8 +17,9 @@ from hydrasim.command import Command
 class JobSetup:
     """One job for a worker. payload: layers by shard, loss and optimizer maker, without weights.
 
-    activation_bytes: room that a shard's kept activations have. update_units: steps are units of their own; then
+    activation_bytes: room that a shard's kept activations have. separate_updates: steps are apart from backwards; then
     gradients says how a shard's lie in their block, and order the place of each of its parameters in the model.
+    host_updates: they are in host memory, and a device's block of state holds parameters only.
     """
 
     name: str
@@ -32,7 +33,8 @@ class JobSetup:
     gradients: tuple[TreeSpec, ...]
     order: tuple[tuple[int, ...], ...]
     options: StepOptions
-    update_units: bool
+    separate_updates: bool
+    host_updates: bool
     rates: Rates
     ties: Ties | None = None
 
@@ -49,6 +51,15 @@ class Setup:
     jobs: tuple[JobSetup, ...]
     chaos_seed: int | None = None
     has_link: bool = False
+
+
+@dataclass(frozen=True)
+class UpdaterSetup:
+    """Everything that the process needs which updates in host memory; the store's descriptor follows."""
+
+    jobs: tuple[JobSetup, ...]
+    store_bytes: int
+    places: dict[Place, int]
 
 
 @dataclass(frozen=True)
@@ -70,11 +81,13 @@ class LoaderSetup:
 class Order:
     """A command as a worker gets it. region: where state lies, or is to go, in the host store.
 
-    after: commands of this worker; foreign: unfinished commands elsewhere, of which it will be told.
+    source: for an update in host memory, where the state lies that it updates. after: commands of this worker; foreign:
+    unfinished commands elsewhere, of which it will be told.
     """
 
     command: Command
     region: int = 0
+    source: int = 0
     after: tuple[int, ...] = ()
     foreign: tuple[int, ...] = ()
 

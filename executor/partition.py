@@ -206,9 +206,11 @@ def _need(pilot: JobPilot, shard: ShardPilot, before: ShardPilot | None, high: i
     # The first shard's input needs no gradient.
     inputs = aligned(pilot.input_bytes) if before is None else 2 * aligned(before.output_bytes)
     options, tied_bytes = pilot.job.step_options, pilot.job.shared_bytes
-    num_gradients = min(2, options.accumulate) if options.in_units_of_its_own or tied_bytes else 0
+    on_host = pilot.job.update_on == "host"
+    num_gradients = min(2, options.accumulate) if options.in_units_of_its_own or tied_bytes or on_host else 0
+    state_bytes = aligned(shard.layout.parameter_bytes) if on_host else shard.layout.block_bytes
     tied_bytes *= 1 + num_gradients  # what is handed on, and what is added to
-    return shard.layout.block_bytes + inputs + other + num_gradients * aligned(shard.gradients.nbytes) + tied_bytes
+    return state_bytes + inputs + other + num_gradients * aligned(shard.gradients.nbytes) + tied_bytes
 
 
 def _needs(parts: Sequence[Partition]) -> list[tuple[int, int, str]]:

@@ -37,7 +37,7 @@ class ShardPilot:
     has_gradient: which parameters get a gradient; every later step must give the same ones.
     retained_bytes: what its layers made in the first pass and keep, such as a cached mask.
     gradients: how those of its parameters lie in one block. activation_bytes: what a forward leaves for its backward,
-    if kept: counted for the shards of a `chain`.
+    if kept: counted for the shards of a `chain`. step_s: of the optimizer's step, which is in backward_s too.
     """
 
     layout: ShardLayout
@@ -51,6 +51,7 @@ class ShardPilot:
     entry: TreeSpec
     gradients: TreeSpec
     activation_bytes: int = 0
+    step_s: float = 0.0
 
 
 class JobPilot:
@@ -156,9 +157,10 @@ class JobPilot:
                 has_gradient = tuple(parameter.grad is not None for parameter in parameters)
                 if optimizer is not None:
                     step(optimizer, one_by_one=first, on_parameter=keep)
-                seconds = time.perf_counter() - started
+                ended = time.perf_counter()
                 for _ in range(_MORE_STEPS if optimizer is not None and not first else 0):
                     step(optimizer)
+                step_s = (time.perf_counter() - ended) / _MORE_STEPS
             entry = spec_of(results)
             own = spec_of([None if is_tied else p.grad for p, is_tied in zip(parameters, tied, strict=True)])
             del results  # alive during the step, as in a unit, which hands them on after it
@@ -170,11 +172,12 @@ class JobPilot:
             output_bytes=0 if last else spec_of(output).nbytes,
             working_bytes=int(max(forward_peak, tracker.peak_bytes) * (1 + MARGIN_FRACTION)),
             forward_s=forward_s,
-            backward_s=max(0.0, seconds - forward_s),
+            backward_s=max(0.0, ended - started - forward_s),
             has_gradient=has_gradient,
             retained_bytes=tracker.live_bytes,
             entry=entry,
             gradients=own,
+            step_s=step_s,
         )
         if given is not None:
             self._done[self._signature(low, high, value, given)] = made

@@ -1,4 +1,4 @@
-"""The worker processes: one a device and one that forks loaders, kept between runs."""
+"""The worker processes: one a device, one that forks loaders, and one for updates on the host; kept between runs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ import cloudpickle
 from executor.devices import CpuDevice, Device
 from executor.devices.cpu import LinkClock
 from executor.errors import ExecutionError
-from executor.messages import Broken, LoaderSetup, Setup
+from executor.messages import Broken, LoaderSetup, Setup, UpdaterSetup
 from executor.process import Child
+
+UPDATER = "the process that updates in host memory"
 
 
 class DevicePool:
@@ -29,6 +31,8 @@ class DevicePool:
         self.devices = tuple(devices)
         self.workers: list[Child] = []
         self._loader_host: Child | None = None
+        self.updater: Child | None = None
+        self._updates = False  # whether the run has it update
         self._loaders: list[Connection] = []
         self._links: dict[object, int] = {}
 
@@ -90,6 +94,22 @@ class DevicePool:
                 raise ExecutionError(f"job {setup.job!r}: its loader could not be set up: {answer[0].text}")
         return {setup.job: connection for setup, connection in zip(setups, self._loaders, strict=True)}
 
+    def open_updater(self, setup: UpdaterSetup, store_fd: int) -> None:
+        """Have a process of its own make the optimizers of the jobs that update in host memory.
+
+        Raises:
+            ExecutionError: it could not.
+        """
+        if self.updater is None:
+            self.updater = Child("executor.updater")
+        with _named(self.updater, UPDATER):
+            self.updater.connection.send(setup)
+            self.updater.send_fd(store_fd)
+            answer = self.updater.connection.recv()
+        if isinstance(answer, Broken):
+            raise ExecutionError(f"{UPDATER} could not be set up: {answer.text}")
+        self._updates = True
+
     def has_link(self, index: int) -> bool:
         device = self.devices[index]
         return isinstance(device, CpuDevice) and device.link_bytes_per_s is not None
@@ -97,6 +117,11 @@ class DevicePool:
     def end_run(self) -> list[int]:
         """Free what the run held in the workers; return each device's peak bytes outside its arena."""
         self._close_loaders()
+        if self._updates and self.updater is not None:
+            with _named(self.updater, UPDATER):
+                self.updater.connection.send("close")
+                self.updater.connection.recv()
+            self._updates = False
         for index, worker in enumerate(self.workers):
             with _named(worker, f"the worker of device {index}"):
                 worker.connection.send("close")
@@ -107,14 +132,14 @@ class DevicePool:
         self._close_loaders()
         for child in self._children:
             child.kill()
-        self.workers, self._loader_host = [], None
+        self.workers, self._loader_host, self.updater, self._updates = [], None, None, False
         for fd in self._links.values():
             os.close(fd)
         self._links.clear()
 
     @property
     def _children(self) -> list[Child]:
-        return [*self.workers, *filter(None, [self._loader_host])]
+        return [*self.workers, *filter(None, [self._loader_host, self.updater])]
 
     def _answers(self) -> Iterator[Any]:
         for index, worker in enumerate(self.workers):

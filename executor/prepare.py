@@ -81,16 +81,23 @@ class Prepared:
             for pilot in part.shards
         )  # fmt: skip
         options, ties = part.job.step_options, part.ties
-        update_units = options.in_units_of_its_own or ties is not None
-        if update_units:
+        host_updates = part.job.host_updates
+        if host_updates != "no" and (ties or any(shard.forward_updates for shard in shards)):
+            what = "weights tied across shards" if ties else "buffers that forwards change, as BatchNorm's"
+            raise JobError(f"job {part.job.name!r}: has {what}; its updates must be on devices, not on the host.")
+        update_units = host_updates == "no" and (options.in_units_of_its_own or ties is not None)
+        if update_units or host_updates != "no":
             shards = tuple(
-                replace(shard, gradient_bytes=pilot.gradients.nbytes)
+                replace(
+                    shard, backward_s=max(0.0, shard.backward_s - pilot.step_s), update_s=pilot.step_s,
+                    gradient_bytes=pilot.gradients.nbytes,
+                )
                 for shard, pilot in zip(shards, part.shards, strict=True)
-            )
+            )  # fmt: skip
         return TrainingJob(
             part.job.name, shards, minibatches, epochs, self.fused,
             input_bytes=part.pilot.input_bytes, target_bytes=part.pilot.target_bytes,
-            update_units=update_units, accumulate=options.accumulate,
+            update_units=update_units, host_updates=host_updates, accumulate=options.accumulate,
             tied_shards=ties.sharing_shards if ties else (), tied_bytes=ties.gradients.nbytes if ties else 0,
         )  # fmt: skip
 

@@ -95,6 +95,14 @@ def ending_with_parent() -> Iterator[None]:
         os._exit(0)
 
 
+def send_or_leave(connection: Connection, message: object) -> None:
+    """Send to the parent; when it is gone, nobody is left to work for."""
+    try:
+        connection.send(message)
+    except (BrokenPipeError, OSError):
+        os._exit(1)
+
+
 def die_with_parent() -> None:
     """Have the kernel kill this process when the thread that forked it ends, even if this one is busy."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -33,7 +33,7 @@ from hydrasim.dataflow import activations_of
 from hydrasim.disk import read_text, write_text
 from hydrasim.errors import HydraError, ProfileError
 from hydrasim.mechanism import OURS, Mechanism
-from hydrasim.profile import MAX_SECONDS, KindProfile, Measurement, Profile
+from hydrasim.profile import MAX_SECONDS, KindProfile, Measurement, Profile, UnitKind
 from hydrasim.timeline import Timeline
 from hydrasim.workload import Phase, ShardUnit
 
@@ -149,7 +149,9 @@ def _samples(timeline: Timeline, cluster: Cluster, others: AbstractSet[int] = fr
     seconds = uncontended_s(timeline, cluster)
     for span in timeline.spans:
         unit = ShardUnit.parse(span.unit)
-        if span.device == HOST:
+        if span.kind == Kind.UPDATE.value:
+            name = f"update|{unit.job}|{unit.shard}"
+        elif span.device == HOST:
             name = f"fetch|{unit.job}"
         elif span.kind == Kind.COMPUTE.value:
             prefix = _OTHER if span.number in others else ""
@@ -178,6 +180,7 @@ def _merge(prepared: Prepared, done: list[Samples], rounds: int, minibatches: in
         device.kind: KindProfile(copies={"h2d": {}, "d2h": {}}) for device in prepared.cluster.devices
     }
     fetches: dict[str, Measurement] = {}
+    updates: dict[UnitKind, Measurement] = {}
     dispatch = None
     for name, seconds in sorted(_together(done).items()):
         what, *rest = name.split("|")
@@ -185,6 +188,8 @@ def _merge(prepared: Prepared, done: list[Samples], rounds: int, minibatches: in
             dispatch = Measurement.of(seconds)
         elif what == "fetch":
             fetches[rest[0]] = Measurement.of(seconds)
+        elif what == "update":
+            updates[rest[0], Phase.UPDATE, int(rest[1])] = Measurement.of(seconds)
         elif what.endswith("unit"):
             units = kinds[rest[0]].first_units if what.startswith(_FIRST) else kinds[rest[0]].units
             alone = Measurement.of(second / slowdowns[rest[1]] for second in seconds)
@@ -193,7 +198,8 @@ def _merge(prepared: Prepared, done: list[Samples], rounds: int, minibatches: in
             direction: Direction = "h2d" if rest[1] == "h2d" else "d2h"
             kinds[rest[0]].copies[direction][int(rest[2])] = Measurement.of(seconds)
     provenance = host_provenance() | {"rounds": rounds, "minibatches": minibatches}
-    return Profile(prepared.workload, kinds, fetches, provenance, prepared.cluster, dispatch, slowdowns)
+    cluster = prepared.cluster
+    return Profile(prepared.workload, kinds, fetches, provenance, cluster, dispatch, slowdowns, updates=updates)
 
 
 def _as_their_jobs_say(samples: Samples) -> Samples:
@@ -242,8 +248,16 @@ def _is_whole(prepared: Prepared, samples: Samples) -> bool:
     """Tell whether a round has measured every unit, and holds nothing but times."""
     if not all(0 <= second <= MAX_SECONDS for seconds in samples.values() for second in seconds):
         return False
-    measured = {unit for kind in _merge(prepared, [samples], 1, 1).kinds.values() for unit in kind.units}
-    return measured >= {(job.name, *node) for job in prepared.workload.jobs for node in minibatch_dag(job).nodes}
+    found = _merge(prepared, [samples], 1, 1)
+    measured = {unit for kind in found.kinds.values() for unit in kind.units} | set(found.updates)
+    jobs = prepared.workload.jobs
+    updated = {
+        (job.name, Phase.UPDATE, index)
+        for job in jobs
+        for index, shard in enumerate(job.shards)
+        if job.host_updates != "no" and shard.gradient_bytes
+    }
+    return measured >= updated | {(job.name, *node) for job in jobs for node in minibatch_dag(job).nodes}
 
 
 def _identity(prepared: Prepared, mechanism: Mechanism, minibatches: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,7 +18,7 @@ from executor.errors import ExecutionError, JobError
 from executor.host_store import HostStore
 from executor.job import TorchJob
 from executor.layout import buffers_of, parameters_of
-from executor.messages import JobSetup, LoaderSetup, Setup
+from executor.messages import JobSetup, LoaderSetup, Setup, UpdaterSetup
 from executor.partition import Partition
 from executor.pickling import dump_without_weights
 from executor.pool import DevicePool
@@ -49,7 +50,7 @@ class JobResult:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run did. The timeline's header has `peak_bytes` as a simulated one's does."""
+    """What a run did. The timeline's header has `peak_bytes` as a simulated one's does, and `orchestrator_cpu_s`."""
 
     jobs: dict[str, JobResult]
     timeline: Timeline
@@ -110,13 +111,16 @@ def train(
         header = {"devices": [device.kind for device in cluster.devices], "seed": seed}
         header |= {} if plan is None else {"planned_by": plan.policy}
         with contextlib.closing(backend):
+            began_s = time.thread_time()
             timeline = run(orchestrator, backend, commands=commands, on_event=on_event, **header)
+            orchestrator_cpu_s = time.thread_time() - began_s
         peaks = own_pool.end_run()
         if update_models:
             for part in prepared.partitions:
                 _write_back(part, store)
         peak_bytes = [arena.peak_bytes + peak for arena, peak in zip(orchestrator.residency.arenas, peaks, strict=True)]
-        timeline = replace(timeline, header=timeline.header | {"peak_bytes": peak_bytes})
+        found = {"peak_bytes": peak_bytes, "orchestrator_cpu_s": orchestrator_cpu_s}
+        timeline = replace(timeline, header=timeline.header | found)
         return RunResult(_results(prepared, backend, store), timeline, store.reserved_bytes)
     except BaseException:
         own_pool.close()  # workers may be in the middle of anything
@@ -150,6 +154,9 @@ def _open(
             )
         )  # fmt: skip
     pool.open(setups, store.fd)
+    on_host = tuple(job for job in jobs if job.host_updates)
+    if on_host:
+        pool.open_updater(UpdaterSetup(on_host, store.nbytes, store.places), store.fd)
     loaders = pool.open_loaders([_loader_setup(part, store) for part in prepared.partitions], store.fd)
     label = "measured" if all(isinstance(device, CudaDevice) for device in prepared.devices) else "emulated"
     return TorchBackend(prepared.workload, pool, loaders, store, label, callbacks)
@@ -179,7 +186,8 @@ def _job_setup(part: Partition, prepared: Prepared) -> JobSetup:
         tuple(pilot.gradients for pilot in part.shards),
         tuple(tuple(order[id(parameter)] for parameter in mine) for mine in parameters),
         part.job.step_options,
-        simulated.update_units,
+        simulated.separate_updates,
+        simulated.host_updates != "no",
         rates_of(part.job, simulated.num_steps),
         part.ties,
     )

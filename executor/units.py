@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from executor import randomness
 from executor.activations import KeptForward, SavedTensors, TooLarge, forward_keeping, storages
-from executor.compute import Seeds, backward, forward, loss_and_backward, step
+from executor.compute import Seeds, backward, forward, loss_and_backward, take_step
 from executor.devices import DeviceMemory
 from executor.host_store import StoreView
 from executor.layout import ShardLayout, ShardOnDevice, parameters_of
@@ -84,7 +84,7 @@ class Units:
                 for held, gradient in zip(sharing.held, self._tied(job, blocks, "t"), strict=True) if sharing else ():
                     if held is not None:
                         shard.parameters[held].grad = gradient.clone()  # clipping is not for the others' eyes
-                self._step(unit, shard, job, state)
+                take_step(shard, job.setup, unit.minibatch, self._store, state)
                 shard.clear_gradients()
                 return None
             return self._pass(unit, job, shard, blocks, state)
@@ -104,17 +104,17 @@ class Units:
                 self._write(output, blocks["out"])
             return None
         shard.clear_gradients()
-        if job.setup.update_units:
+        if job.setup.separate_updates:
             self._add_to_earlier(unit, job, shard, blocks)
         else:
             shard.attach_state(state)
         loss, gradients = self._backward(unit, job, shard, blocks, entry, flags, last)
         self._check_gradients(unit, job, shard)
         shard.check_buffers()
-        if job.setup.update_units:
+        if job.setup.separate_updates:
             self._leave_gradients(unit, job, shard, blocks)
         else:
-            self._step(unit, shard, job, state)
+            take_step(shard, job.setup, unit.minibatch, self._store, state)
         if "out" in blocks:
             self._write(gradients, blocks["out"])
         shard.clear_gradients()
@@ -234,26 +234,11 @@ class Units:
                 "the pilot; parameters that only sometimes get one are not supported yet."
             )
 
-    def _step(self, unit: ShardUnit, shard: ShardOnDevice, job: _Job, state: torch.Tensor) -> None:
-        """Clip, set the step's rates, and have the optimizer step; the first step makes its state."""
-        if shard.optimizer is None:
-            return
-        setup = job.setup
-        clips = setup.options.clip_norm is not None
-        setup.options.clip(shard.parameters, self._store.read_norms(unit.job, len(job.shards)) if clips else ())
-        number = unit.minibatch // setup.options.accumulate
-        if setup.rates:
-            for group, options in zip(shard.optimizer.param_groups, setup.rates[number], strict=True):
-                group.update(options)
-        if number == 0:
-            step(shard.optimizer, one_by_one=True, on_parameter=lambda p: shard.keep_state(state, only=p))
-        else:
-            step(shard.optimizer)
-            shard.keep_state(state)
-
     def _state(self, job: _Job, shard: int, blocks: Blocks) -> torch.Tensor:
         offset = blocks["w"][1] if "w" in blocks else 0  # a shard without parameters has no block
-        return self._memory.arena[offset : offset + job.setup.layouts[shard].block_bytes]
+        layout = job.setup.layouts[shard]
+        nbytes = layout.parameter_bytes if job.setup.host_updates else layout.block_bytes
+        return self._memory.arena[offset : offset + nbytes]
 
     def _read(self, block: tuple[BlockKey, int]) -> tuple[Any, list[bool]]:
         """Return a boundary as views of the arena, and which of its leaves want a gradient."""

@@ -22,8 +22,8 @@ import torch
 from executor.chaos import Chaos
 from executor.host_store import StoreView
 from executor.lanes import Completions, LaneThread, Reporter
-from executor.messages import Broken, Done, Order, Setup
-from executor.process import ending_with_parent, receive_fd
+from executor.messages import Broken, Order, Setup
+from executor.process import ending_with_parent, receive_fd, send_or_leave
 from executor.transfer import Transfers
 from executor.units import Units
 from hydrasim.command import Kind, Lane
@@ -43,7 +43,7 @@ class Run:
         self._transfers = Transfers(store, memory, specs, chaos)
         self._completions = Completions()
         self._chaos = chaos
-        self._reporter = Reporter(partial(_send, connection))
+        self._reporter = Reporter(partial(send_or_leave, connection))
         self._lanes = {
             lane: LaneThread(lane.value, self._execute, self._reporter.report, self._completions)
             for lane in (Lane.H2D, Lane.COMPUTE, Lane.D2H)
@@ -89,13 +89,6 @@ class Run:
         else:
             self._transfers.store(order)
         return None
-
-
-def _send(connection: Connection, messages: list[Done | Broken]) -> None:
-    try:
-        connection.send(messages)
-    except (BrokenPipeError, OSError):
-        os._exit(1)  # the parent is gone; nobody is left to work for
 
 
 def main() -> None:

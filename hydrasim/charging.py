@@ -33,6 +33,8 @@ def charging(costs: CostModel, cluster: Cluster) -> Seconds:
             value = costs.compute_s(command.unit, command.device, command.mode)
         elif command.kind is Kind.FETCH:
             value = costs.fetch_s(command.unit.job)
+        elif command.kind is Kind.UPDATE:
+            value = costs.update_s(command.unit.job, command.unit.shard)
         elif command.kind in (Kind.READ, Kind.WRITE):
             value = cluster.disk_s(command.nbytes, "read" if command.kind is Kind.READ else "write")
         else:

@@ -28,7 +28,7 @@ class Kind(enum.Enum):
 
 
 class Lane(enum.Enum):
-    """A first-come-first-served queue of one device, of one job's loader on the host, or of the disk."""
+    """A first-come-first-served queue: of one device, of a job's loader, of its updates on the host, of the disk."""
 
     H2D = "h2d"
     COMPUTE = "compute"
@@ -36,6 +36,7 @@ class Lane(enum.Enum):
     HOST = "host"
     PEER = "peer"
     DISK = "disk"
+    UPDATE = "update"
 
     __hash__ = object.__hash__
 
@@ -72,8 +73,9 @@ class Command:
 
     @property
     def lane_key(self) -> tuple[int | str, Lane]:
-        """Name the queue: a device's lane, the loader of one job, or the disk."""
-        return (self.unit.job if self.lane is Lane.HOST and self.device == HOST else self.device), self.lane
+        """Name the queue: a device's lane, the loader or the updates of one job, or the disk."""
+        of_job = self.device == HOST and self.lane is not Lane.DISK
+        return (self.unit.job if of_job else self.device), self.lane
 
     def __str__(self) -> str:
         what = "" if self.block is None else f" {self.block}"

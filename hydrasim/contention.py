@@ -141,9 +141,9 @@ class Contention:
         cluster = self._cluster
         if kind is Kind.COMPUTE:
             return ({CORES: self._core} if cluster.devices[device].on_host else {}), 0.0
-        if kind is Kind.FETCH:
+        if kind is Kind.FETCH or (kind is Kind.UPDATE and device == HOST):
             return {CORES: self._core}, 0.0
-        if kind is Kind.UPDATE:  # what of memory a core copies, and the cores of its rank
+        if kind is Kind.UPDATE:  # a rival's: what of memory a core copies, and the cores of its rank
             limited = math.isfinite(cluster.host_bytes_per_s)
             memory = min(1.0, cluster.core_copy_bytes_per_s / cluster.host_bytes_per_s) if limited else 0.0
             return {CORES: 1 / len(cluster.devices) if self._core else 0.0, MEMORY: memory}, 0.0

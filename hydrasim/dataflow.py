@@ -64,7 +64,14 @@ def aligned(nbytes: int) -> int:
 
 
 def block_bytes(job: TrainingJob, key: BlockKey) -> int:
-    """Return the room that a block takes in an arena and in the host store."""
+    """Return the room that a block takes in an arena; what the optimizer keeps in host memory has none there."""
+    if key.kind == "w" and job.host_updates != "no":
+        return aligned(job.shards[key.shard].parameter_bytes)
+    return home_bytes(job, key)
+
+
+def home_bytes(job: TrainingJob, key: BlockKey) -> int:
+    """Return the room that a block takes in host memory."""
     shard = job.shards[key.shard]
     if key.kind == "w":
         return aligned(shard.parameter_bytes) + aligned(shard.optimizer_bytes)
@@ -87,7 +94,7 @@ def updates_state(job: TrainingJob, unit: ShardUnit) -> bool:
     """Tell whether a unit changes its shard's state."""
     if unit.phase in (Phase.FORWARD, Phase.LOSS) and job.shards[unit.shard].forward_updates:
         return True
-    return unit.phase is Phase.UPDATE if job.update_units else unit.phase is not Phase.FORWARD
+    return unit.phase is Phase.UPDATE if job.separate_updates else unit.phase is not Phase.FORWARD
 
 
 def is_last_update(job: TrainingJob, unit: ShardUnit) -> bool:
@@ -101,8 +108,8 @@ def is_last_update(job: TrainingJob, unit: ShardUnit) -> bool:
 
 
 def gradients_of(job: TrainingJob, shard: int, minibatch: int) -> tuple[BlockKey, ...]:
-    """Return the block of gradients that a backward leaves for an update unit, if there is one."""
-    return (BlockKey("d", job.name, shard, minibatch),) if job.update_units else ()
+    """Return the block of gradients that a backward leaves for an update apart from it, if there is one."""
+    return (BlockKey("d", job.name, shard, minibatch),) if job.separate_updates else ()
 
 
 def tied_gradients_of(job: TrainingJob, unit: ShardUnit) -> tuple[tuple[BlockKey, ...], tuple[BlockKey, ...]]:
@@ -173,8 +180,8 @@ def state_keys(job: TrainingJob) -> list[BlockKey]:
 def passing_keys(job: TrainingJob) -> list[BlockKey]:
     """Return the blocks that lie in host memory at most at a time, state aside.
 
-    That is what the units of one mini-batch hand on, its input, targets, spilled activations and gradients for update
-    units, input and targets of the next one, which is fetched while this one goes backward, and the gradients that it
+    That is what the units of one mini-batch hand on, its input, targets, spilled activations and gradients for
+    updates, input and targets of the next one, which is fetched while this one goes backward, and the gradients that it
     adds to.
     """
     last = len(job.shards) - 1
@@ -183,7 +190,7 @@ def passing_keys(job: TrainingJob) -> list[BlockKey]:
     keys.append(BlockKey("y", job.name, last, 0))
     if job.num_minibatches > 1:
         keys += [BlockKey("x", job.name, 0, 1), BlockKey("y", job.name, last, 1)]
-    if job.update_units:
+    if job.separate_updates:
         num_places = min(2, job.accumulate, job.num_minibatches)
         keys += [BlockKey("d", job.name, shard, n) for shard in range(last + 1) for n in range(num_places)]
         keys += [BlockKey("t", job.name, shard, 0) for shard in job.tied_shards]

@@ -126,7 +126,8 @@ def read_profile(path: Path) -> Profile:
         cluster = None if file.cluster is None else _cluster(file.cluster)
         dispatch = None if file.dispatch is None else _measurement(file.dispatch)
         workload = _workload(file.workload)
-        return Profile(workload, kinds, fetches, file.provenance, cluster, dispatch, file.slowdowns, file.label)
+        updates, label = _units(file.updates), file.label
+        return Profile(workload, kinds, fetches, file.provenance, cluster, dispatch, file.slowdowns, label, updates)
 
 
 def profile_fields(profile: Profile) -> dict[str, Any]:
@@ -152,6 +153,7 @@ def profile_fields(profile: Profile) -> dict[str, Any]:
         "slowdowns": profile.slowdowns,
         "provenance": profile.provenance,
         "cluster": None if profile.cluster is None else cluster_fields(profile.cluster),
+        **({"updates": _unit_fields(profile.updates)} if profile.updates else {}),  # digests of others stay
     }
 
 
@@ -185,12 +187,14 @@ def workload_fields(workload: Workload) -> dict[str, Any]:
 def _job_fields(job: TrainingJob) -> dict[str, Any]:
     """Leave out what only few jobs have, so that files and digests of others are as they always were."""
     fields: dict[str, Any] = vars(job) | {"shards": [dict(vars(shard)) for shard in job.shards]}
-    if not job.update_units:
+    if job.host_updates == "no":
+        del fields["host_updates"]
+    if not job.separate_updates:
         del fields["update_units"], fields["accumulate"]
     if not job.tied_shards:
         del fields["tied_shards"], fields["tied_bytes"]
     for shard in fields["shards"]:
-        if not job.update_units:
+        if not job.separate_updates:
             del shard["update_s"], shard["gradient_bytes"]
         if not shard["forward_updates"]:
             del shard["forward_updates"]

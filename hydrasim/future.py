@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from hydrasim.dataflow import BlockKey, tied_gradients_of, updates_state
+from hydrasim.host_updates import outdates_copies
 from hydrasim.workload import Phase, ShardUnit
 
 if TYPE_CHECKING:
@@ -31,12 +32,13 @@ class Future:
     def next_use(self, key: BlockKey, unit: ShardUnit, device: int) -> int | None:
         """Return when the device next uses the block as it is after `unit`; None when it never does.
 
-        A copy of state dies when another device updates the shard first.
+        A copy of state dies when another device, or the host, updates the shard first.
         """
+        job = self._jobs[key.job]
         for later in self._uses(key, unit):
             if self._device_of[later] == device:
                 return self._position_of[later]
-            if key.kind == "w" and updates_state(self._jobs[key.job], later):
+            if key.kind == "w" and (updates_state(job, later) or outdates_copies(job, later)):
                 return None
         return None
 

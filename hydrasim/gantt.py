@@ -62,8 +62,9 @@ def draw(timelines: Sequence[tuple[str, Timeline]], path: Path | None = None, *,
     """Draw named timelines under each other; write the picture to a file when a path is given.
 
     Forward units are light, backward units dark, fused last units in between, updates darkest. Copies, sends
-    and host-side updates are thin rows under their device's computations, and the disk is a row under all
-    devices; rows that would stay empty are left out. The file's format follows from its suffix (png, pdf, svg).
+    and a rival's host-side updates are thin rows under their device's computations; updates in host memory, of
+    all jobs, and the disk are rows under all devices; rows that would stay empty are left out. The file's format
+    follows from its suffix (png, pdf, svg).
     room_inches: is left empty above them, for others to draw in.
 
     Raises:
@@ -209,8 +210,10 @@ def _rows(timeline: Timeline) -> list[_Row]:
                 rows.append(_Row(device, lane, top))
                 top += _ROW_INCHES[lane] + 0.03
         top += _GAP_INCHES
-    if (HOST, Lane.DISK.value) in used:
-        rows.append(_Row(HOST, Lane.DISK.value, top))
+    for lane in (Lane.UPDATE.value, Lane.DISK.value):
+        if (HOST, lane) in used:
+            rows.append(_Row(HOST, lane, top))
+            top += _ROW_INCHES[lane] + 0.03
     return rows
 
 

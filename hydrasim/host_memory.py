@@ -16,16 +16,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hydrasim.command import HOST, Kind, Lane
-from hydrasim.dataflow import BlockKey, block_bytes, passing_keys, state_keys
+from hydrasim.dataflow import BlockKey, home_bytes, passing_keys, state_keys
 from hydrasim.errors import HostMemoryTooSmall
 from hydrasim.memory import NEVER, Block
 
 if TYPE_CHECKING:
     from hydrasim.cluster import Cluster
     from hydrasim.command import Command
+    from hydrasim.emit import Emit
     from hydrasim.future import Future
     from hydrasim.mechanism import Mechanism
-    from hydrasim.residency import Emit
     from hydrasim.workload import ShardUnit, Workload
 
 
@@ -94,9 +94,9 @@ class HostMemory:
         self._jobs = workload.by_name
         self._future = None if mechanism is not None and mechanism.eviction == "lru" else future
         keys = [key for job in workload.jobs for key in state_keys(job)]
-        self.homes = {key: Home(block_bytes(self._jobs[key.job], key)) for key in keys}
+        self.homes = {key: Home(home_bytes(self._jobs[key.job], key)) for key in keys}
         state_bytes = sum(home.nbytes for home in self.homes.values())
-        passing_bytes = sum(block_bytes(job, key) for job in workload.jobs for key in passing_keys(job))
+        passing_bytes = sum(home_bytes(job, key) for job in workload.jobs for key in passing_keys(job))
         limit = cluster.host_memory_bytes
         self.pages = limit is not None and passing_bytes + state_bytes > limit
         if limit is not None and self.pages:
@@ -111,7 +111,7 @@ class HostMemory:
 
     def create(self, key: BlockKey, *, ready: int | None = None, made_on: int | None = None) -> None:
         """Give a block that is not state its home; state has one from the beginning."""
-        self.homes[key] = Home(block_bytes(self._jobs[key.job], key), ready, made_on=made_on)
+        self.homes[key] = Home(home_bytes(self._jobs[key.job], key), ready, made_on=made_on)
         self._count(self.homes[key].nbytes)
 
     def forget(self, key: BlockKey) -> None:
@@ -145,6 +145,18 @@ class HostMemory:
         """Tell whether what a device has of a state can be stored: a part only beside the rest of it."""
         home = self.homes[state.key]
         return home.in_memory or state.dirty or state.valid_bytes == home.nbytes
+
+    def before_update(self, key: BlockKey, unit: ShardUnit, emit: Emit) -> set[int]:
+        """Have a state in host memory, where it is to be updated; return the commands that the update follows."""
+        ready = self.before_load(key, unit, emit)
+        return self.homes[key].users | (set() if ready is None else {ready})
+
+    def updated(self, key: BlockKey, update: Command) -> None:
+        """Note that host memory has a newer state than any device."""
+        home = self.homes[key]
+        home.ready = update.number
+        if self.pages:
+            home.users, home.unsaved = {update.number}, True
 
     def before_store(self, block: Block, nbytes: int, unit: ShardUnit, emit: Emit) -> set[int]:
         """Have room for a block's leading bytes in host memory; return the commands that the store follows."""

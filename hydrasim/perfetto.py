@@ -33,6 +33,7 @@ MEMORY = "memory in use"
 
 _MICROSECONDS = 1e6
 _SHORTEST_S = 1e-9  # times are rounded to it
+_OF_JOBS = {(Kind.FETCH.value, HOST): "loader", (Kind.UPDATE.value, HOST): "updates"}  # lanes of the host, a job each
 _LANES = [Lane.COMPUTE.value, Lane.H2D.value, Lane.D2H.value]
 _DEVICE_RATES = {
     "h2d rate": {Kind.LOAD.value},
@@ -101,7 +102,8 @@ def _lanes(timeline: Timeline, device: int) -> dict[str, list[Span]]:
     """Return the spans of a device, or of the host, by the name of their lane."""
     lanes: dict[str, list[Span]] = {} if device == HOST else {lane: [] for lane in _LANES}
     for span in timeline.by_device[device]:
-        lanes.setdefault(f"loader {span.job}" if span.kind == Kind.FETCH.value else span.lane, []).append(span)
+        of_job = _OF_JOBS.get((span.kind, span.device))
+        lanes.setdefault(f"{of_job} {span.job}" if of_job else span.lane, []).append(span)
     return lanes
 
 

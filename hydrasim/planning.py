@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hydrasim.capacity import check_fits
-from hydrasim.dataflow import aligned, block_bytes, passing_keys, state_keys
+from hydrasim.dataflow import aligned, home_bytes, passing_keys, state_keys
 from hydrasim.errors import ShardTooLarge
 from hydrasim.loop import run
 from hydrasim.mechanism import DEFAULT_EFFECTS, OURS, Effects, Mechanism
@@ -91,7 +91,7 @@ def misfits(workload: Workload, cluster: Cluster, mechanism: Mechanism = OURS) -
 
 def host_bytes(job: TrainingJob) -> int:
     """Return the host memory that a job's data takes at most: its state and what units hand on."""
-    return sum(block_bytes(job, key) for key in (*state_keys(job), *passing_keys(job)))
+    return sum(home_bytes(job, key) for key in (*state_keys(job), *passing_keys(job)))
 
 
 def _working_bytes(plan: Plan, workload: Workload) -> list[int]:

@@ -33,21 +33,18 @@ MAX_SECONDS = 1e12  # of one thing: thirty thousand years; sums of them stay fin
 class CostModel(Protocol):
     """Predicts, in seconds, what a command takes when it runs alone; devices are named by index.
 
-    mode: how a backward finds its activations; by default as its job says. dispatch_s: from the end of a
+    mode: how a backward finds its activations; by default as its job says. update_s: an optimizer's step on the host.
+    dispatch_s: from the end of a
     command until those that follow from it have been issued. slowdown: how many times longer a job's units
     take than alone while so many devices compute. variation: the coefficient of variation of a command.
     """
 
     def compute_s(self, unit: ShardUnit, device: int, mode: ActivationMode | None = None) -> float: ...
-
     def copy_s(self, nbytes: int, device: int, direction: Direction) -> float: ...
-
     def fetch_s(self, job: str) -> float: ...
-
+    def update_s(self, job: str, shard: int) -> float: ...
     def dispatch_s(self) -> float: ...
-
     def slowdown(self, job: str, num_computing: int) -> float: ...
-
     def variation(self, command: Command) -> float: ...
 
 
@@ -92,6 +89,9 @@ class StatedCosts:
 
     def fetch_s(self, job: str) -> float:
         return self._fetch_s[job]
+
+    def update_s(self, job: str, shard: int) -> float:
+        return self._jobs[job].shards[shard].update_s
 
     def dispatch_s(self) -> float:
         return self._cluster.dispatch_s
@@ -153,7 +153,8 @@ def _times(measured: dict[Key, Measurement], factor: Callable[[Key], float]) -> 
 class Profile:
     """Costs of a workload, with where and how they were measured, or from what they were worked out.
 
-    kinds: by `Device.kind`. fetches: seconds a job's loader takes a mini-batch. provenance: host,
+    kinds: by `Device.kind`. fetches: seconds a job's loader takes a mini-batch. updates: of optimizers' steps on the
+    host. provenance: host,
     versions, thread count, repeats; free text for people, never read by the simulator. cluster: what
     it was measured on, the default to simulate on. dispatch: seconds from the end of a command until
     those that follow from it have been issued. slowdowns: by job, how many times longer its units take
@@ -169,6 +170,7 @@ class Profile:
     dispatch: Measurement | None = None
     slowdowns: dict[str, float] = field(default_factory=dict)
     label: CostLabel = "measured"
+    updates: dict[UnitKind, Measurement] = field(default_factory=dict)
 
     def costs(self, cluster: Cluster) -> MeasuredCosts:
         """Return the measured costs on that cluster's devices.
@@ -222,7 +224,7 @@ class MeasuredCosts:
             raise ProfileError(f"the profile has no device kind {missing[0]!r}; it has {', '.join(profile.kinds)}.")
         self.label = profile.label
         self._kinds = [profile.kinds[device.kind] for device in cluster.devices]
-        self._fetches, self._slowdowns = profile.fetches, profile.slowdowns
+        self._fetches, self._updates, self._slowdowns = profile.fetches, profile.updates, profile.slowdowns
         self._cluster = cluster
         self._num_others = max(1, len(cluster.devices) - 1)
         self._modes = {job.name: job.activation_mode for job in profile.workload.jobs}
@@ -270,6 +272,12 @@ class MeasuredCosts:
             raise ProfileError(f"the profile has no fetch time for job {job!r}; profile again.")
         return self._fetches[job].mean_s
 
+    def update_s(self, job: str, shard: int) -> float:
+        measured = self._updates.get((job, Phase.UPDATE, shard))
+        if measured is None:
+            raise ProfileError(f"the profile has no update on the host of shard {shard} of {job!r}; profile again.")
+        return measured.mean_s
+
     def dispatch_s(self) -> float:
         return self._dispatch_s
 
@@ -291,6 +299,8 @@ class MeasuredCosts:
             return units.get(command.unit[:3]) or units.get((job, Phase.LOSS, shard))
         if command.kind is Kind.FETCH:
             return self._fetches.get(command.unit.job)
+        if command.kind is Kind.UPDATE:
+            return self._updates.get(command.unit[:3])
         if command.kind not in (Kind.LOAD, Kind.STORE):
             return None
         sizes = self._kinds[command.device].copies.get("h2d" if command.kind is Kind.LOAD else "d2h", {})

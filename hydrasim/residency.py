@@ -6,38 +6,21 @@ but never on time. That makes the command list of a plan one pure function of th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from hydrasim.capacity import arena_bytes, check_fits, zone_bytes
 from hydrasim.command import Command, Kind, Lane
 from hydrasim.dataflow import BlockKey, Dataflow, activations_of, block_bytes, dataflow, is_last_update, state_keys
 from hydrasim.host_memory import HostMemory
+from hydrasim.host_updates import outdates_copies, update_on_host
 from hydrasim.memory import NEVER, Arena, Block, Segment
 from hydrasim.workload import ActivationMode, Phase, ShardUnit, TrainingJob, Workload
 
 if TYPE_CHECKING:
     from hydrasim.cluster import Cluster
+    from hydrasim.emit import Emit
     from hydrasim.future import Future
     from hydrasim.mechanism import Mechanism
-
-
-class Emit(Protocol):
-    """Number a command and put it on the list that goes to the backend."""
-
-    def __call__(
-        self,
-        kind: Kind,
-        lane: Lane,
-        device: int,
-        unit: ShardUnit,
-        after: set[int],
-        block: Block | None = None,
-        start: int = 0,
-        nbytes: int = 0,
-        places: tuple[tuple[BlockKey, int], ...] = (),
-        mode: ActivationMode | None = None,
-        live_bytes: int = 0,
-    ) -> Command: ...
 
 
 class Residency:
@@ -113,6 +96,7 @@ class Residency:
         loads = self._load_all(unit, device, flow, emit)
         compute = self._compute(unit, device, flow, predecessors | loads, emit)
         self._store_outputs(unit, device, flow, compute, emit)
+        self._update_on_host(unit, flow, emit)
         self.host.bound(unit, device)
         self._bound[device] += 1
         self._last_compute[device] = compute.number
@@ -267,6 +251,17 @@ class Residency:
             self._store(state, unit, device, emit)
         if self._future is not None:
             self._foresee(unit, device, flow)
+
+    def _update_on_host(self, unit: ShardUnit, flow: Dataflow, emit: Emit) -> None:
+        """Have the optimizers step that are in host memory, and let go of what is old or spent then."""
+        job = self._jobs[unit.job]
+        gone = [flow.state] if outdates_copies(job, unit) else []
+        spent = update_on_host(job, unit, self.host, emit)
+        for key in (*gone, *spent):
+            for holder in list(self._holders.get(key, ())):
+                self._retire(self.arenas[holder].blocks[key], holder)
+        for key in spent:
+            self.host.forget(key)
 
     def _store_now(self, unit: ShardUnit, device: int, flow: Dataflow) -> bool:
         if is_last_update(self._jobs[unit.job], unit) or (unit.job, device) not in self._lazy:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
 from hydrasim.profile import MAX_SECONDS, CostLabel
-from hydrasim.workload import ActivationMode, ShardUnit
+from hydrasim.workload import ActivationMode, HostUpdates, ShardUnit
 
 MAX_COPIES = 1 << 16  # of a list of shards or of a device: more is a slip, and would fill the memory
 MAX_SHARDS = 1 << 20  # of all jobs together
@@ -62,6 +62,7 @@ class JobFile(_Strict):
     fetch_s: Seconds = 0.0
     arrival_s: Seconds = 0.0
     update_units: bool = False
+    host_updates: HostUpdates = "no"
     accumulate: Count = 1
     tied_shards: tuple[Whole, ...] = ()
     tied_bytes: Whole = 0
@@ -219,6 +220,7 @@ class ProfileFile(_Strict):
     workload: WorkloadFile
     kinds: dict[str, KindFile]
     fetches: dict[str, MeasurementFile]
+    updates: list[UnitFile] = []
     dispatch: MeasurementFile | None = None
     slowdowns: dict[str, Annotated[FiniteFloat, Field(ge=1, le=1e6)]] = {}
     provenance: dict[str, Any] = {}

@@ -53,7 +53,8 @@ class Span:
     @property
     def lane_key(self) -> tuple[int | str, str]:
         """Name the queue that the span stood in, as `Command.lane_key` does."""
-        return (self.job if self.lane == Lane.HOST.value and self.device == HOST else self.device), self.lane
+        of_job = self.device == HOST and self.lane != Lane.DISK.value
+        return (self.job if of_job else self.device), self.lane
 
     @classmethod
     def of(cls, event: Finished, cause: int = -1) -> Span:

@@ -19,6 +19,7 @@ _UNIT = re.compile(rf"({JOB_NAME.pattern})/([FLBU])([0-9]{{1,18}})#([0-9]{{1,18}
 
 MAX_UNITS = 1 << 24  # of a simulation: each leaves a kilobyte of spans
 ActivationMode = Literal["recompute", "keep", "spill"]
+HostUpdates = Literal["no", "each", "all"]
 
 
 class Phase(enum.Enum):
@@ -105,7 +106,9 @@ class TrainingJob:
     recomputes its forward (from the boundary input), or finds the activations kept on its device or spilled
     to host memory; where neither is possible any more it recomputes. arrival_s: when the job is submitted.
     update_units: the optimizer steps in units of its own, U0 .. U(S-1), once all gradients are there, as clipping by
-    their norm wants it. accumulate: the mini-batches whose gradients make up a step; what is left over makes none.
+    their norm wants it. host_updates: it steps in host memory instead, on a lane of the host: for each shard once its
+    gradients have been stored, or for all once all have; devices then hold parameters only. accumulate: the
+    mini-batches whose gradients make up a step; what is left over makes none.
     tied_shards: those that hold a copy each of weights that layers share; tied_bytes: of the gradients of these.
     """
 
@@ -120,6 +123,7 @@ class TrainingJob:
     fetch_s: float = 0.0
     arrival_s: float = 0.0
     update_units: bool = False
+    host_updates: HostUpdates = "no"
     accumulate: int = 1
     tied_shards: tuple[int, ...] = ()
     tied_bytes: int = 0
@@ -132,17 +136,29 @@ class TrainingJob:
         for name in ("minibatches", "epochs", "accumulate"):
             if getattr(self, name) < 1:
                 raise WorkloadError(f"job {self.name!r}: {name} is {getattr(self, name)}; it must be at least 1.")
-        if self.accumulate > 1 and not self.update_units:
-            raise WorkloadError(f"job {self.name!r}: accumulate is {self.accumulate}; that takes update_units.")
-        if not self.update_units and any(shard.update_s or shard.gradient_bytes for shard in self.shards):
-            raise WorkloadError(
-                f"job {self.name!r}: a shard states update_s or gradient_bytes; these are of jobs with update_units."
-            )
+        self._check_updates()
         self._check_ties()
         for name in ("input_bytes", "target_bytes", "fetch_s", "arrival_s"):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0:
                 raise WorkloadError(f"job {self.name!r}: {name} is {value}; it must be finite and not negative.")
+
+    def _check_updates(self) -> None:
+        if self.host_updates != "no" and self.update_units:
+            raise WorkloadError(f"job {self.name!r}: has update_units and host_updates; the optimizer steps once.")
+        if self.host_updates != "no" and any(shard.forward_updates for shard in self.shards):
+            raise WorkloadError(
+                f"job {self.name!r}: has host_updates, and shards with forward_updates, which change state on a device."
+            )
+        if self.accumulate > 1 and not self.separate_updates:
+            raise WorkloadError(
+                f"job {self.name!r}: accumulate is {self.accumulate}; that takes update_units or host_updates."
+            )
+        if not self.separate_updates and any(shard.update_s or shard.gradient_bytes for shard in self.shards):
+            raise WorkloadError(
+                f"job {self.name!r}: a shard states update_s or gradient_bytes; these are of jobs with update_units or "
+                "host_updates."
+            )
 
     def _check_ties(self) -> None:
         shards = self.tied_shards
@@ -158,6 +174,11 @@ class TrainingJob:
     @property
     def num_minibatches(self) -> int:
         return self.minibatches * self.epochs
+
+    @property
+    def separate_updates(self) -> bool:
+        """Whether the optimizer steps apart from the backward, which leaves it gradients: in units, or on the host."""
+        return self.update_units or self.host_updates != "no"
 
     @property
     def num_steps(self) -> int:
@@ -242,8 +263,11 @@ class Workload:
         fields = asdict(self)
         for job in fields["jobs"]:
             del job["fetch_s"], job["arrival_s"]
-            units = job["update_units"]
-            if not units:  # digests of jobs that have none are as they were before there were any
+            on_host = job["host_updates"] != "no"
+            units = job["update_units"] or on_host
+            if not on_host:  # digests of jobs that have none are as they were before there were any
+                del job["host_updates"]
+            if not units:
                 del job["update_units"], job["accumulate"]
             if not job["tied_shards"]:
                 del job["tied_shards"], job["tied_bytes"]

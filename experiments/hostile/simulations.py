@@ -200,6 +200,9 @@ class _Nonsense:
     def fetch_s(self, job: str) -> float:
         return self._draw(job)
 
+    def update_s(self, job: str, shard: int) -> float:
+        return self._draw(job, shard)
+
     def dispatch_s(self) -> float:
         return self._draw("dispatch")
 

@@ -1,6 +1,6 @@
 // Timelines above each other: a panel each, a row for every lane of every device, a bar for every span.
 
-const ROW_HEIGHT = { compute: 26, h2d: 9, d2h: 9, peer: 9, host: 9, disk: 9 };
+const ROW_HEIGHT = { compute: 26, h2d: 9, d2h: 9, peer: 9, host: 9, update: 9, disk: 9 };
 const LANES = ["compute", "h2d", "d2h", "peer", "host"];
 const HEADING = 26;
 const CHAIN_LENGTH = 6;
@@ -294,6 +294,7 @@ function* rowsOf(timeline) {
   for (let device = 0; device < timeline.numDevices; device++) {
     for (const lane of LANES) yield [device, lane];
   }
+  yield [-1, "update"];
   yield [-1, "disk"];
 }
 

@@ -47,6 +47,7 @@ def run_race(task: Task, rivals: list[str], pairs: int, command: str, *, is_smok
         race.check()
         for number in range(pairs):
             race.run_round(number)
+        race.end()
     simulated = {}
     if task.workload.is_simulated:
         say("profile and simulate")

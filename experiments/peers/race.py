@@ -118,6 +118,11 @@ class Race:
             if place in seconds and beside in seconds:
                 self.entries[line[place]].pairs.append((seconds[beside], seconds[place]))
 
+    def end(self) -> None:
+        """Ask those that are still in it for their facts again, which by now are of timed runs."""
+        for name in [OURS, *self.running]:
+            self.entries[name].facts = self._teams[name].facts()
+
     def _reference(self) -> Losses:
         """Return the losses of the reference loop: the ideal, in a single process."""
         with Team("ideal", self.task, num_ranks=1, limits=self._limits) as team:

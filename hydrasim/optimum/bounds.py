@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from hydrasim.capacity import arena_bytes
 from hydrasim.dag import Templates, kinds_of_minibatches, minibatch_dag, whole_path_s
 from hydrasim.dataflow import BlockKey, aligned, block_bytes, dataflow, updates_state
+from hydrasim.host_updates import shards_updated_after
 from hydrasim.mechanism import includes
 from hydrasim.optimum.copies import LeastCopies
 from hydrasim.workload import ShardUnit, TrainingJob, Workload
@@ -92,11 +93,19 @@ def loaded_bytes(job: TrainingJob, room_bytes: int) -> int:
     forward, updating = max(0, sum(parameters[:num_forwards]) - room_bytes), max(0, state_bytes(job) - room_bytes)
     backward = max(0, sum(parameters) - room_bytes) if job.update_units else 0
     once = state_bytes(job) if job.num_steps else sum(parameters)
+    if job.host_updates != "no":  # what the host has updated is loaded again, as far as there is a mini-batch to come
+        fresh = sum(n for n, shard in zip(parameters, job.shards, strict=True) if shard.gradient_bytes)
+        once += (-(-job.num_minibatches // job.accumulate) - 1) * fresh
     return max(once, job.num_minibatches * (forward + backward) + job.num_steps * updating)
 
 
 def stored_bytes(job: TrainingJob, room_bytes: int) -> int:
-    """Return the bytes of state that a job stores at least: every update that has no room to stay, and the last one."""
+    """Return the bytes of state that a job stores at least: every update that has no room to stay, and the last one.
+
+    Where the host updates, it is the gradients of every mini-batch.
+    """
+    if job.host_updates != "no":
+        return job.num_minibatches * sum(aligned(shard.gradient_bytes) for shard in job.shards)
     state = state_bytes(job)
     return state + (job.num_steps - 1) * max(0, state - room_bytes) if job.num_steps else 0
 
@@ -117,9 +126,13 @@ def _chain(job: TrainingJob, cluster: Cluster, costs: CostModel, copies: LeastCo
     )
     need = next(need for key, need in dataflow(job, first).reads if key.kind == "w")
     leaves = block_bytes(job, BlockKey("w", job.name, last.shard, -1)) if updates_state(job, last) else 0
+    update_s = 0.0
+    if last.shard in shards_updated_after(job, last):
+        leaves, update_s = aligned(job.shards[last.shard].gradient_bytes), costs.update_s(job.name, last.shard)
     devices = range(len(cluster.devices))
     before_s = max(min(copies.seconds(need, device, "h2d") for device in devices), costs.fetch_s(job.name))
-    return _Chain(job.arrival_s, before_s, length_s, min(copies.seconds(leaves, device, "d2h") for device in devices))
+    after_s = min(copies.seconds(leaves, device, "d2h") for device in devices) + update_s
+    return _Chain(job.arrival_s, before_s, length_s, after_s)
 
 
 def _units(job: TrainingJob, cluster: Cluster, costs: CostModel, minibatch: int) -> Iterator[list[float]]:

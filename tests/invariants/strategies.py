@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hydrasim import Bus, Cluster, Device, Disk, Link, Mechanism, Shard, ShardUnit, TrainingJob, Workload
 from hydrasim.command import Command
-from hydrasim.dataflow import aligned, block_bytes, passing_keys, state_keys, unit_bytes
+from hydrasim.dataflow import aligned, block_bytes, home_bytes, passing_keys, state_keys, unit_bytes
 from hydrasim.mechanism import EFFECTS, MECHANISMS, Effects
 from hydrasim.policies import policies
 from hydrasim.workload import Phase
@@ -82,9 +82,12 @@ NAMED_MECHANISMS = st.builds(
 
 @st.composite
 def jobs(draw: st.DrawFn, name: str) -> TrainingJob:
-    update_units = draw(st.booleans())
+    update_units, host_updates = draw(st.sampled_from([(False, "no"), (True, "no"), (False, "each"), (False, "all")]))
     shards = tuple(draw(st.lists(SHARDS, min_size=1, max_size=4)))
-    if update_units:
+    separate = update_units or host_updates != "no"
+    if host_updates != "no":
+        shards = tuple(replace(shard, forward_updates=False) for shard in shards)
+    if separate:
         shards = tuple(replace(shard, update_s=draw(SECONDS), gradient_bytes=draw(BYTES)) for shard in shards)
     sharing = draw(st.sets(st.integers(0, len(shards) - 1), max_size=3)) if update_units else set()
     ties = (tuple(sorted(sharing)), draw(st.sampled_from([1, 64, 130]))) if len(sharing) > 1 else ((), 0)
@@ -92,9 +95,10 @@ def jobs(draw: st.DrawFn, name: str) -> TrainingJob:
         name,
         shards,
         update_units=update_units,
+        host_updates=host_updates,
         tied_shards=ties[0],
         tied_bytes=ties[1],
-        accumulate=draw(st.sampled_from([1, 1, 2, 3])) if update_units else 1,
+        accumulate=draw(st.sampled_from([1, 1, 2, 3])) if separate else 1,
         minibatches=draw(st.integers(1, 3)),
         epochs=draw(st.integers(1, 2)),
         fused=draw(st.booleans()),
@@ -140,7 +144,7 @@ def worlds(draw: st.DrawFn) -> World:
 def host_memories(draw: st.DrawFn, workload: Workload) -> tuple[int | None, Disk | None]:
     """Draw host memory that is plenty, just enough for all, or just enough beside a disk."""
     passing = sum(block_bytes(job, key) for job in workload.jobs for key in passing_keys(job))
-    sizes = [block_bytes(job, key) for job in workload.jobs for key in state_keys(job)]
+    sizes = [home_bytes(job, key) for job in workload.jobs for key in state_keys(job)]
     disk = draw(st.none() | DISKS)
     slack = draw(st.integers(0, 8)) * 64
     paged = passing + max(sizes) + slack
@@ -176,6 +180,9 @@ class PerturbedCosts:
 
     def fetch_s(self, job: str) -> float:
         return self._draw("fetch", job)
+
+    def update_s(self, job: str, shard: int) -> float:
+        return self._draw("update", job, shard)
 
     def dispatch_s(self) -> float:
         return self._draw("dispatch")

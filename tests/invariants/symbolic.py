@@ -77,6 +77,8 @@ class Machine:
                 self._fetch(command)
             elif command.kind is Kind.COMPUTE:
                 self._compute(command)
+            elif command.kind is Kind.UPDATE:
+                self._update(command)
             elif command.kind in (Kind.READ, Kind.WRITE):
                 self._page(command)
             else:
@@ -143,6 +145,28 @@ class Machine:
         else:
             self._extend(key, command)
 
+    def _update(self, command: Command) -> None:
+        """Step in host memory: on the newest state there, and on all gradients of its mini-batch that it wants."""
+        unit = command.unit
+        job, key = self._jobs[unit.job], BlockKey("w", unit.job, unit.shard, -1)
+        assert job.host_updates != "no"
+        assert (command.block, command.device, command.start) == (key, HOST, 0)
+        assert command.nbytes == _num_pieces(job, key) * ALIGNMENT
+        wanted = range(len(job.shards)) if job.host_updates == "all" else [unit.shard]
+        for shard in wanted:
+            gradients = BlockKey("d", unit.job, shard, unit.minibatch)
+            for piece, cell in enumerate(self._host[gradients] if job.shards[shard].gradient_bytes else ()):
+                assert cell.label == (gradients, unit.minibatch, piece), f"{command} finds {cell.label}"
+                self._read(cell, command)
+            if job.shards[shard].gradient_bytes:
+                self._extend(gradients, command)
+        for piece, cell in enumerate(self._host.get(key, [])):
+            assert cell.label == (key, self._newest(key), piece), f"{command} finds {cell.label}"
+            self._write(cell, command, None, (key, self._newest(key) + 1, piece))
+        self._version[key] = self._newest(key) + 1
+        if self._host.get(key):
+            self._extend(key, command)
+
     def _occupy(self, key: BlockKey, command: Command) -> None:
         """Begin a copy in host memory."""
         span = self._span[command.number]
@@ -198,7 +222,7 @@ class Machine:
         return self._version.get(key, 0 if key.kind == "w" else key.minibatch)
 
     def _range(self, device: int, offset: int, key: BlockKey) -> list[Cell]:
-        first, count = offset // ALIGNMENT, _num_pieces(self._jobs[key.job], key)
+        first, count = offset // ALIGNMENT, _num_pieces_on_device(self._jobs[key.job], key)
         assert offset % ALIGNMENT == 0, f"{key} lies unaligned at {offset}"
         assert 0 <= first <= first + count <= self._num_cells[device], f"{key} lies outside device {device}"
         return self._devices[device][first : first + count]
@@ -234,7 +258,7 @@ def needs(job: TrainingJob, unit: ShardUnit, mode: ActivationMode) -> tuple[list
     """Return what a unit must find (with the leading bytes it needs) and what it writes, from first principles."""
     shard, last, n = unit.shard, len(job.shards) - 1, unit.minibatch
     state, forward = BlockKey("w", job.name, shard, -1), unit.phase is Phase.FORWARD
-    whole = _num_pieces(job, state) * ALIGNMENT
+    whole = _num_pieces_on_device(job, state) * ALIGNMENT
     if unit.phase is Phase.UPDATE:
         assert job.update_units
         gradients = [BlockKey("d", job.name, shard, n)]
@@ -255,22 +279,22 @@ def needs(job: TrainingJob, unit: ShardUnit, mode: ActivationMode) -> tuple[list
     keys += [] if forward else _added_to(job, shard, n)
     leading = aligned(job.shards[shard].parameter_bytes)
     passes = job.shards[shard].forward_updates and unit.phase is not Phase.BACKWARD
-    reads = [(state, whole if passes or not (forward or job.update_units) else leading)]
+    reads = [(state, whole if passes or not (forward or job.separate_updates) else leading)]
     reads += [(key, _num_pieces(job, key) * ALIGNMENT) for key in (*keys, *([] if forward else kept))]
     if forward:
         made = [state] if passes else []
         return reads, made + ([] if shard == last else [BlockKey("x", job.name, shard + 1, n)]) + kept
-    made = [BlockKey("d", job.name, shard, n)] if job.update_units else []
+    made = [BlockKey("d", job.name, shard, n)] if job.separate_updates else []
     if shard in job.tied_shards:
         made.append(BlockKey("t", job.name, shard, n))
-    if passes or not job.update_units:
+    if passes or not job.separate_updates:
         made.append(state)
     return reads, made + ([] if shard == 0 else [BlockKey("g", job.name, shard - 1, n)])
 
 
 def _added_to(job: TrainingJob, shard: int, n: int) -> list[BlockKey]:
     """Return the gradients that a backward adds to: of earlier mini-batches, and of tied weights in shards above."""
-    earlier = ["d"] if job.update_units and n % job.accumulate else []
+    earlier = ["d"] if job.separate_updates and n % job.accumulate else []
     if earlier and shard == min(job.tied_shards, default=None):
         earlier.append("t")
     keys = [BlockKey(kind, job.name, shard, n - 1) for kind in earlier]
@@ -283,6 +307,8 @@ def _added_to(job: TrainingJob, shard: int, n: int) -> list[BlockKey]:
 def num_versions(job: TrainingJob, shard: int) -> int:
     """Return how often a shard's state is changed: by steps, and by forwards, of which an L with a step is one."""
     steps = job.num_minibatches // job.accumulate
+    if job.host_updates != "no":
+        return steps if job.shards[shard].gradient_bytes else 0
     if not job.shards[shard].forward_updates:
         return steps
     at_once = job.fused and shard == len(job.shards) - 1 and not job.update_units
@@ -295,7 +321,7 @@ def passing_bytes(job: TrainingJob) -> int:
     kinds = {"x": [0] * n + list(range(1, last + 1)), "g": range(last), "y": [last] * n}
     if job.activation_mode == "spill":
         kinds["a"] = range(last + (not job.fused))
-    if job.update_units:
+    if job.separate_updates:
         kinds["d"] = list(range(last + 1)) * min(n, job.accumulate)
         kinds["t"] = [*job.tied_shards, *job.tied_shards[: min(n, job.accumulate) - 1]]
     cells = sum(_num_pieces(job, BlockKey(kind, job.name, shard, 0)) for kind in kinds for shard in kinds[kind])
@@ -321,6 +347,13 @@ def spans_by_lane(timeline: Timeline) -> dict[tuple[int | str, str], list[Span]]
     for span in sorted(timeline.spans, key=lambda span: span.number):
         lanes.setdefault(span.lane_key, []).append(span)
     return lanes
+
+
+def _num_pieces_on_device(job: TrainingJob, key: BlockKey) -> int:
+    """Return a block's size in cells where optimizers' state stays in host memory, if it does."""
+    if key.kind == "w" and job.host_updates != "no":
+        return -(-job.shards[key.shard].parameter_bytes // ALIGNMENT)
+    return _num_pieces(job, key)
 
 
 def _num_pieces(job: TrainingJob, key: BlockKey) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from executor import CpuDevice, DevicePool, Prepared, TorchJob, train
 from executor.partition import partition_arena, reserved_bytes
 from executor.pilot import JobPilot
+from experiments.orchestration import orchestration_fraction
 from experiments.peers.contender import Contender, Losses, Options, Rank, Run, Task
 from experiments.peers.workloads import PeerWorkload
 
@@ -26,17 +28,19 @@ class Ours(Contender):
 
     registered_name = "ours"
     num_ranks = 1
+    num_devices = NUM_DEVICES
     exact = True
 
     def __init__(self, task: Task, rank: Rank) -> None:
         super().__init__(task, rank)
         self.policy = task.policy
         self._pool: DevicePool | None = None
+        self._orchestration: list[float] = []  # its share of each timed run
 
     def begin(self, options: Options) -> None:
         workload = self.task.workload
         jobs = [workload.job(spec, self.task.optimizer) for spec in workload.specs]
-        self.prepared = prepare_for_peers(workload, self.task.optimizer, jobs)
+        self.prepared = prepare_for_peers(workload, self.task.optimizer, jobs, self.num_devices)
 
     def run(self, minibatches: Mapping[str, int]) -> Run:
         if self._pool is None:
@@ -56,12 +60,14 @@ class Ours(Contender):
             "state_bytes": self.task.workload.state_bytes(self.task.optimizer),
             "activation_peak_bytes": reserved_bytes(self.prepared.partitions),
             "num_shards": {part.job.name: len(part.shards) for part in self.prepared.partitions},
+            "orchestration_fraction": median(self._orchestration) if self._orchestration else None,
         }
 
     def _warm_up(self, minibatches: Mapping[str, int]) -> Run:
         """Train from the first weights; the jobs of later runs begin where this ends."""
         self._pool = DevicePool(self.prepared.devices)
         run = self._train(minibatches, self._pool, update_models=True)
+        self._orchestration.clear()
         parts = [
             replace(part, job=_continued(part.job, self._states[part.job.name])) for part in self.prepared.partitions
         ]
@@ -71,6 +77,7 @@ class Ours(Contender):
     def _train(self, minibatches: Mapping[str, int], pool: DevicePool, *, update_models: bool) -> Run:
         prepared = stopped_after(self.prepared, minibatches)
         result = train(prepared, policy=self.policy, pool=pool, update_models=update_models)
+        self._orchestration.append(orchestration_fraction(result.timeline))
         self._states = {name: job.optimizer_state for name, job in result.jobs.items()}
         return Run(0.0, result.makespan_s, {name: list(job.losses) for name, job in result.jobs.items()})
 
@@ -84,11 +91,13 @@ def _continued(job: TorchJob, state: Mapping[str, Mapping[str, torch.Tensor]]) -
     return replace(job, optimizer=optimizer)
 
 
-def prepare_for_peers(workload: PeerWorkload, optimizer: str, jobs: list[TorchJob]) -> Prepared:
+def prepare_for_peers(
+    workload: PeerWorkload, optimizer: str, jobs: list[TorchJob], num_devices: int = NUM_DEVICES
+) -> Prepared:
     """Cut the jobs for devices of the workload's budget."""
     arena_bytes = int(workload.budget_fraction * workload.state_bytes(optimizer))
     parts = partition_arena([JobPilot(job) for job in jobs], arena_bytes)
-    return Prepared(tuple(parts), (CpuDevice(arena_bytes + reserved_bytes(parts)),) * NUM_DEVICES)
+    return Prepared(tuple(parts), (CpuDevice(arena_bytes + reserved_bytes(parts)),) * num_devices)
 
 
 def stopped_after(prepared: Prepared, minibatches: Mapping[str, int]) -> Prepared:

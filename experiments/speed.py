@@ -1,0 +1,155 @@
+"""How fast the executor is: ours beside the in-memory ideal, on one device and on two, and what orchestration takes.
+
+python -m experiments.speed [--smoke] [--optimizer both] [--pairs 9] -o results/executor
+
+All run in turn on the same jobs; losses are held against the reference loop's before anything is timed. A race leaves
+a file in races/; summary.json and report.md follow from those that lie there.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from experiments.peers.contender import Task
+from experiments.peers.race import Race
+from experiments.peers.ratios import ratio_of_pairs
+from experiments.peers.record import Record, read_records, record_of, write_record
+from experiments.peers.registry import OURS
+from experiments.peers.team import Limits
+from experiments.peers.workloads import PeerWorkload, find_workload
+from experiments.report import percent
+from hydrasim.disk import make_folder, write_text
+from hydrasim.errors import HydraError
+
+_OPTIMIZERS = ("adamw", "sgd")
+_SCALED, _FITTING = "W", "W-fits"
+_RIVALS = {_SCALED: ("ideal", "ours-alone", "ideal-alone"), _FITTING: ("ideal",)}
+_SHORTER = 2  # than the races with rivals, since one device takes twice as long
+_SMOKE_PAIRS = 1
+_GOALS = {"to_ideal": {_SCALED: 0.90, _FITTING: 0.97}, "alone_to_ideal": 0.90, "scaling": 1.9, "orchestration": 0.01}
+_ABOUT = """\
+Emulated: devices are CPU cores, copies go at memory speed. *To the ideal*: throughput over that of every model whole in
+memory, trained by the plain loop, a process a core. *W* lets a device hold half of a state beside the activation
+peak, *W-fits* twice a state. Medians of runs side by side, and their 95 % bootstrap intervals. *Orchestration*:
+the orchestrator's CPU seconds, and the devices' mean idle seconds while a unit was ready, over the makespan."""
+
+
+def main(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the races and their summary.")] = Path(
+        "results/executor"
+    ),
+    optimizer: Annotated[str, typer.Option(help=f"{', '.join(_OPTIMIZERS)}, or both.")] = "both",
+    workload: Annotated[str, typer.Option(help=f"{', '.join(_RIVALS)}, or all.")] = "all",
+    pairs: Annotated[int, typer.Option(min=1, help="Rounds: everybody runs once in each.")] = 9,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Tiny models: that it works, no numbers.")] = False,
+) -> None:
+    """Measure the executor beside the in-memory ideal; twenty minutes, and they want the machine for themselves."""
+    command = shlex.join(["python", "-m", "experiments.speed", *sys.argv[1:]])
+    try:
+        make_folder(output)
+        for name in _asked(workload, tuple(_RIVALS)):
+            for flavour in _asked(optimizer, _OPTIMIZERS):
+                record = run_race(Task(_shorter(find_workload(name, smoke=smoke)), flavour), pairs, command, smoke)
+                write_record(record, output)
+                write_results(read_records(output, is_smoke=smoke), output, command)
+    except HydraError as reason:
+        typer.echo(str(reason), err=True)
+        raise typer.Exit(2) from None
+    typer.echo((output / "report.md").read_text())
+
+
+def run_race(task: Task, pairs: int, command: str, smoke: bool) -> Record:
+    """Run one race, and return what is kept of it."""
+    title = f"{task.workload.name} {task.optimizer}"
+    rivals = _RIVALS[task.workload.name]
+    with Race(task, rivals, limits=Limits(), say=lambda text: typer.echo(f"{title}: {text}", err=True)) as race:
+        race.check()
+        for number in range(_SMOKE_PAIRS if smoke else pairs):
+            race.run_round(number)
+        race.end()
+        return record_of(race, command, is_smoke=smoke)
+
+
+def summary(records: Sequence[Record], command: str) -> dict[str, Any]:
+    """Return the figures of all races, by optimizer and workload; those of one device and of scaling from W's."""
+    found: dict[str, Any] = {
+        "label": "emulated", "command": command, "goals": _GOALS, "ratio_to_ideal": {}, "alone_ratio_to_ideal": {},
+        "scaling_1_to_2": {}, "orchestration_fraction": {},
+    }  # fmt: skip
+    for record in records:
+        flavour, name, contenders = record["optimizer"], record["workload"], record["contenders"]
+        found["ratio_to_ideal"].setdefault(flavour, {})[name] = contenders["ideal"].get("ratio")
+        shares = {f"{name}, two devices": contenders[OURS]["facts"]["orchestration_fraction"]}
+        if "ours-alone" in contenders:
+            alone, ideal = contenders["ours-alone"], contenders["ideal-alone"]
+            both = list(zip(alone["seconds"], ideal["seconds"], strict=False))
+            found["alone_ratio_to_ideal"][flavour] = asdict(ratio_of_pairs(both)) if both else None
+            found["scaling_1_to_2"][flavour] = alone.get("ratio")
+            shares[f"{name}, one device"] = alone["facts"].get("orchestration_fraction")
+        found["orchestration_fraction"].setdefault(flavour, {}).update(shares)
+    return found | {"races": list(records)}
+
+
+def write_results(records: Sequence[Record], folder: Path, command: str) -> None:
+    """Write summary.json and report.md."""
+    found = summary(records, command)
+    write_text(folder / "summary.json", json.dumps(found, indent=1) + "\n")
+    write_text(folder / "report.md", report_text(found))
+
+
+def report_text(found: dict[str, Any]) -> str:
+    """Return the summary as a page."""
+    lines = ["# The executor's speed", "", _ABOUT, "", f"Made by `{found['command']}`.", ""]
+    lines += ["| | optimizer | value | 95 % interval | pairs | goal |", "|---|---|---|---|---|---|"]
+    for flavour, by_workload in found["ratio_to_ideal"].items():
+        for name, ratio in by_workload.items():
+            lines += _row(f"to the ideal, {name}, two devices", flavour, ratio, _GOALS["to_ideal"][name])
+    for flavour, ratio in found["alone_ratio_to_ideal"].items():
+        lines += _row(f"to the ideal, {_SCALED}, one device", flavour, ratio, _GOALS["alone_to_ideal"])
+    for flavour, ratio in found["scaling_1_to_2"].items():
+        lines += _row(f"two devices over one, {_SCALED}", flavour, ratio, _GOALS["scaling"])
+    for flavour, shares in found["orchestration_fraction"].items():
+        for name, share in shares.items():
+            if share is not None:
+                lines.append(f"| orchestration, {name} | {flavour} | {percent(share, 2)} | | | at most 1 % |")
+    for record in found["races"]:
+        host = record["provenance"]
+        lines += ["", f"{record['workload']}, {record['optimizer']}: {host['cpu']}, {host['measured_at']}."]
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, flavour: str, ratio: dict[str, float] | None, goal: float) -> list[str]:
+    if ratio is None:
+        return []
+    reach = f"{ratio['low']:.3f} to {ratio['high']:.3f}"
+    return [f"| {name} | {flavour} | **{ratio['value']:.3f}** | {reach} | {ratio['num_pairs']} | {goal} |"]
+
+
+def _shorter(workload: PeerWorkload) -> PeerWorkload:
+    specs = tuple(replace(spec, minibatches=max(1, spec.minibatches // _SHORTER)) for spec in workload.specs)
+    return replace(workload, specs=specs)
+
+
+def _asked(name: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what was asked for by name.
+
+    Raises:
+        HydraError: there is none.
+    """
+    if name in ("all", "both"):
+        return known
+    if name not in known:
+        raise HydraError(f"{name!r} is unknown; there are {', '.join(known)}, or all.")
+    return (name,)
+
+
+if __name__ == "__main__":
+    typer.run(main)
