@@ -124,8 +124,8 @@ class Contention:
 
     def shares(self, flows: Sequence[Flow]) -> list[float]:
         """Return the rates that max-min fairness gives flows, whatever their order."""
-        found = self._shares_of(tuple(sorted([flow.number for flow in flows])))
-        return [found[flow.number] for flow in flows]
+        found = self._shares_of(tuple(sorted([flow.number for flow in flows if flow.uses])))
+        return [found.get(flow.number, 1.0) for flow in flows]
 
     def _max_min(self, numbers: tuple[int, ...]) -> dict[int, float]:
         uses = [self._flows[number].uses for number in numbers]
