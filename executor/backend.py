@@ -54,11 +54,13 @@ class TorchBackend:
         self._target: dict[int, int] = {}
         self._events: deque[Event] = deque()
         self._stops: list[JobStopped] = []
-        self._started_s = time.monotonic()
+        self._started_s, self._started_cpu_s = time.monotonic(), time.thread_time()
+        self.cpu_s = 0.0  # of the thread that drives the run, the orchestrator's deciding included; known at the end
 
     def close(self) -> None:
         """Stop listening; the connections belong to the pool."""
         self._sources.close()
+        self.cpu_s = time.thread_time() - self._started_cpu_s
 
     def submit(self, commands: list[Command]) -> None:
         """Send commands to their workers and loaders."""

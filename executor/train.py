@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import cloudpickle
 import torch
@@ -108,19 +107,16 @@ def train(
     store = HostStore(prepared)
     try:
         backend = _open(prepared, orchestrator, own_pool, store, chaos_seed, callbacks)
-        header = {"devices": [device.kind for device in cluster.devices], "seed": seed}
-        header |= {} if plan is None else {"planned_by": plan.policy}
+        planned = {} if plan is None else {"planned_by": plan.policy}
+        header = planned | {"devices": [device.kind for device in cluster.devices], "seed": seed}
         with contextlib.closing(backend):
-            began_s = time.thread_time()
             timeline = run(orchestrator, backend, commands=commands, on_event=on_event, **header)
-            orchestrator_cpu_s = time.thread_time() - began_s
         peaks = own_pool.end_run()
         if update_models:
             for part in prepared.partitions:
                 _write_back(part, store)
         peak_bytes = [arena.peak_bytes + peak for arena, peak in zip(orchestrator.residency.arenas, peaks, strict=True)]
-        found = {"peak_bytes": peak_bytes, "orchestrator_cpu_s": orchestrator_cpu_s}
-        timeline = replace(timeline, header=timeline.header | found)
+        timeline.header.update(peak_bytes=peak_bytes, orchestrator_cpu_s=backend.cpu_s)
         return RunResult(_results(prepared, backend, store), timeline, store.reserved_bytes)
     except BaseException:
         own_pool.close()  # workers may be in the middle of anything

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from hydrasim.command import HOST, Kind, Lane
 from hydrasim.dataflow import BlockKey, home_bytes, passing_keys, state_keys
@@ -23,10 +23,28 @@ from hydrasim.memory import NEVER, Block
 if TYPE_CHECKING:
     from hydrasim.cluster import Cluster
     from hydrasim.command import Command
-    from hydrasim.emit import Emit
     from hydrasim.future import Future
     from hydrasim.mechanism import Mechanism
-    from hydrasim.workload import ShardUnit, Workload
+    from hydrasim.workload import ActivationMode, ShardUnit, Workload
+
+
+class Emit(Protocol):
+    """Number a command and put it on the list that goes to the backend."""
+
+    def __call__(
+        self,
+        kind: Kind,
+        lane: Lane,
+        device: int,
+        unit: ShardUnit,
+        after: set[int],
+        block: Block | None = None,
+        start: int = 0,
+        nbytes: int = 0,
+        places: tuple[tuple[BlockKey, int], ...] = (),
+        mode: ActivationMode | None = None,
+        live_bytes: int = 0,
+    ) -> Command: ...
 
 
 @dataclass(slots=True)

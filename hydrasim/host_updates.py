@@ -15,8 +15,7 @@ from hydrasim.memory import Block
 from hydrasim.workload import Phase, ShardUnit, TrainingJob
 
 if TYPE_CHECKING:
-    from hydrasim.emit import Emit
-    from hydrasim.host_memory import HostMemory
+    from hydrasim.host_memory import Emit, HostMemory
 
 
 def outdates_copies(job: TrainingJob, unit: ShardUnit) -> bool:

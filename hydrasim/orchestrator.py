@@ -135,6 +135,9 @@ class Orchestrator:
             self.in_flight[command.device].remove(unit)
             self._num_jobs_done += progress.finished
             self._dispatch()
+        elif command.kind is Kind.UPDATE:
+            self.progress[command.unit.job].note_update(-1)
+            self._dispatch()
         return self._take()
 
     def eligible(self, device: int) -> Sequence[ShardUnit]:
@@ -184,7 +187,7 @@ class Orchestrator:
                     if len(self.in_flight[device]) == busy and self._serve(device):
                         again = self.plan is not None  # a unit issued here may free a step elsewhere
         idles = not any(self.in_flight) and self._num_jobs_done < len(self.progress)
-        if idles and all(progress.arrived for progress in self.progress.values()):
+        if idles and all(progress.arrived and not progress.num_updates for progress in self.progress.values()):
             self._complain_of_idling()
 
     def _serve(self, device: int) -> bool:
@@ -290,6 +293,8 @@ class Orchestrator:
         )  # fmt: skip
         self._next_number += 1
         self._num_outstanding += 1
+        if kind is Kind.UPDATE:
+            self.progress[unit.job].note_update(1)
         self._commands.append(command)
         return command
 

@@ -17,7 +17,8 @@ class JobProgress:
     """The mutable progress of one job; policies read it, only the orchestrator changes it.
 
     The cursor stands at one mini-batch: `issued` and `done` hold positions in its template. It moves
-    on when every unit of the mini-batch is issued and the first of the next one is. unit_s: believed seconds of the
+    on when every unit of the mini-batch is issued and the first of the next one is. num_updates: on the host, issued
+    and not done; the next mini-batch is offered when there are none. unit_s: believed seconds of the
     units of a mini-batch after which the optimizer steps; others lack the update units, which come last.
     """
 
@@ -28,6 +29,7 @@ class JobProgress:
         self.minibatch = 0
         self.num_done_units = 0
         self.num_issued_units = 0
+        self.num_updates = 0
         self.busy_s = 0.0  # measured seconds of the units done
         self.last_issue = -1  # run-wide sequence number of the newest issue
         self.devices: dict[int, int] = {}  # device -> units issued there
@@ -48,6 +50,11 @@ class JobProgress:
     def arrive(self) -> None:
         """Count the job as submitted; until then nothing of it may run."""
         self.arrived, self._ready = True, None
+
+    def note_update(self, change: int) -> None:
+        """Count an update on the host as issued (1) or done (-1)."""
+        self.num_updates += change
+        self._ready = None
 
     def stop(self) -> None:
         """End the job with the mini-batch at which it is; one that has not begun never does."""
@@ -96,7 +103,7 @@ class JobProgress:
     def front(self) -> list[ShardUnit]:
         """Return the units whose predecessors are all done and that have not been issued."""
         if self._ready is None:
-            self._ready = self._next_units(self._done, self._outstanding)
+            self._ready = self._next_units(self._done, self._outstanding, self.num_updates)
         return self._ready
 
     def successors(self, running: ShardUnit) -> list[ShardUnit]:
@@ -106,7 +113,8 @@ class JobProgress:
         template = self.template
         position = template.index[running.phase, running.shard]
         if len(self._issued) == len(template.nodes):
-            return self._next_units(self._done, [unit for unit in self._outstanding if unit != running])
+            others = [unit for unit in self._outstanding if unit != running]
+            return self._next_units(self._done, others, self.num_updates)
         satisfied = self._done | {position}
         return [
             ShardUnit(running.job, *template.nodes[i], self.minibatch)
@@ -144,13 +152,13 @@ class JobProgress:
         self.busy_s += seconds
         self._ready = None
 
-    def _next_units(self, satisfied: set[int], outstanding: list[ShardUnit]) -> list[ShardUnit]:
+    def _next_units(self, satisfied: set[int], outstanding: list[ShardUnit], num_updates: int = 0) -> list[ShardUnit]:
         """Return unissued units with satisfied predecessors; a mini-batch starts when the last one is over."""
         template, job = self.template, self.job
         if not self.arrived:
             return []
         if len(self._issued) == len(template.nodes):
-            if outstanding or self.minibatch + 1 >= job.num_minibatches:
+            if outstanding or num_updates or self.minibatch + 1 >= job.num_minibatches:
                 return []
             following = self.templates.of(self.minibatch + 1)
             return [ShardUnit(job.name, *following.nodes[i], self.minibatch + 1) for i in following.sources]

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 from hydrasim.capacity import arena_bytes, check_fits, zone_bytes
 from hydrasim.command import Command, Kind, Lane
 from hydrasim.dataflow import BlockKey, Dataflow, activations_of, block_bytes, dataflow, is_last_update, state_keys
-from hydrasim.host_memory import HostMemory
+from hydrasim.host_memory import Emit, HostMemory
 from hydrasim.host_updates import outdates_copies, update_on_host
 from hydrasim.memory import NEVER, Arena, Block, Segment
 from hydrasim.workload import ActivationMode, Phase, ShardUnit, TrainingJob, Workload
 
 if TYPE_CHECKING:
     from hydrasim.cluster import Cluster
-    from hydrasim.emit import Emit
     from hydrasim.future import Future
     from hydrasim.mechanism import Mechanism
 

@@ -144,19 +144,28 @@ class SystemRun:
         if isinstance(event, Failed):
             raise event.error
         if isinstance(event, Finished):
-            self._finish(event.command.number)
+            if not self._finish(event.command.number) and not self._is_due():
+                return []
         else:
             self._waiting.append(self.workload.job(event.job))
         return self._go_on()
 
-    def _finish(self, number: int) -> None:
+    def _finish(self, number: int) -> bool:
+        """Take note of a command's end; tell whether it was the last of a mini-batch."""
         group = self._group_of.pop(number)
         for commands in group.unfinished:
             commands.discard(number)
+        if not group.unfinished or group.unfinished[0]:
+            return False
         while group.unfinished and not group.unfinished[0]:
             group.unfinished.popleft()
         if not group.unfinished and group.num_issued == group.until:
             self._end(group)
+        return True
+
+    def _is_due(self) -> bool:
+        """Tell whether there is something to do in the middle of a mini-batch."""
+        return False
 
     def _end(self, group: Group) -> None:
         """Take note that a group has nothing left to do."""

@@ -147,6 +147,9 @@ class SaturnRun(SystemRun):
             self._now_s = event.end_s if isinstance(event, Finished) else event.at_s
         return super().handle(event)
 
+    def _is_due(self) -> bool:
+        return self._now_s >= self._look_s
+
     def _tried(self) -> dict[str, list[Estimate]]:
         """Try all jobs; by costs that they state themselves, those that differ in name and arrival alone once."""
         if not isinstance(self._costs, StatedCosts):

@@ -90,7 +90,7 @@ def test_a_loader_that_fails_while_nothing_is_asked_of_it_is_told():
     # Torch raises in a loader when a process of its DataLoader is killed; it once became a KeyError in the parent.
     own, other = Pipe()
     workload = Workload((TrainingJob("A", (Shard(1.0, 1.0),), 1),))
-    store, pool = SimpleNamespace(location={}), SimpleNamespace(workers=[])
+    store, pool = SimpleNamespace(location={}), SimpleNamespace(workers=[], updater=None)
     backend = TorchBackend(workload, pool, {"A": own}, store, "emulated")  # type: ignore[arg-type]
     other.send([Broken(7, "fetch", "RuntimeError: DataLoader worker (pid 1) is killed")])
     with (
