@@ -24,6 +24,7 @@ from hydrasim.errors import told
 from hydrasim.workload import JOB_NAME, ActivationMode, HostUpdates
 
 _NOT_OPTIONS = ("params", "param_names")
+UpdateOn = Literal["device", "host", "auto"]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -45,7 +46,8 @@ class TorchJob:
     forward's activations: kept on the device, spilled to host memory, or recomputed by the backward; by default
     kept if the job fits a device, else spilled if copies are at memory speed, else recomputed. largest_batch: the pair
     that takes most memory, where that is not the first that the dataloader yields. update_on: where the optimizer
-    steps: on the device that ran the backward, or in host memory, so that its state never moves.
+    steps: on the device that ran the backward, or in host memory, so that its state never moves; "auto": where
+    `prepare` predicts the sooner end.
 
     Raises:
         JobError: something is missing or unsupported.
@@ -67,7 +69,7 @@ class TorchJob:
     scheduler: Scheduler | None = None
     autocast: torch.dtype | None = None
     largest_batch: tuple[Any, Any] | None = None
-    update_on: Literal["device", "host"] = "device"
+    update_on: UpdateOn = "device"
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -158,7 +160,7 @@ class TorchJob:
     @property
     def host_updates(self) -> HostUpdates:
         """When the optimizer steps in host memory: with each shard's gradients, or once all are there to be clipped."""
-        if self.update_on == "device":
+        if self.update_on != "host":
             return "no"
         return "each" if self.clip_norm is None else "all"
 
@@ -234,6 +236,8 @@ class TorchJob:
             raise JobError(
                 f"job {self.name!r}: activation_mode is {self.activation_mode!r}; it is one of {', '.join(modes)}."
             )
+        if self.update_on not in (places := get_args(UpdateOn)):
+            raise JobError(f"job {self.name!r}: update_on is {self.update_on!r}; it is {', '.join(places)}.")
         if self.cuts is not None and not all(isinstance(cut, int) for cut in self.cuts):
             raise JobError(f"job {self.name!r}: cuts {self.cuts!r} must be indices of layers.")
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 
 from executor.devices import Device
 from executor.errors import DeviceError, JobError
-from executor.job import TorchJob
+from executor.job import TorchJob, UpdateOn
 from executor.partition import Partition, partition, reserved_bytes
 from executor.pilot import JobPilot
 from hydrasim.cluster import Bus, Cluster
 from hydrasim.cluster import Device as SimulatedDevice
 from hydrasim.dataflow import BlockKey, block_bytes, neediest_unit, state_keys, unit_bytes
+from hydrasim.errors import HydraError
+from hydrasim.simulator import simulate
 from hydrasim.workload import ActivationMode, Shard, TrainingJob, Workload
+
+_PREDICTED_MINIBATCHES = 4  # of each job, to choose where optimizers step
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,9 @@ def prepare(
 ) -> Prepared:
     """Cut the jobs for the devices and find out what each shard takes.
 
-    pilots: of the same jobs, from an earlier call, to spare their runs.
+    Jobs that leave it open where their optimizers step all do so on devices, or all in host memory: where a simulation
+    of a few mini-batches, at the pilots' rough seconds, ends sooner. pilots: of the same jobs, from an earlier call, to
+    spare their runs.
 
     Raises:
         ShardTooLarge: a layer fits no device. JobError: a job is unsupported. DeviceError: no devices.
@@ -156,6 +162,9 @@ def prepare(
     if not devices:
         raise DeviceError("there are no devices to train on; give at least one.")
     _check_apart(jobs)
+    if any(job.update_on == "auto" for job in jobs):
+        again = partial(prepare, devices=devices, loading_zone_fraction=loading_zone_fraction, fused=fused)
+        return _sooner(jobs, again)
     memory_bytes = min(device.describe().memory_bytes for device in devices)
     num_threads = 1 if any(device.describe().on_host for device in devices) else torch.get_num_threads()
     pilots = [JobPilot(job, num_threads) for job in jobs] if pilots is None else pilots
@@ -163,6 +172,27 @@ def prepare(
     prepared = Prepared(tuple(parts), tuple(devices), fused, loading_zone_fraction=loading_zone_fraction)
     assert prepared.workload  # names must differ
     return prepared
+
+
+def _sooner(jobs: Sequence[TorchJob], prepare_all: Callable[[list[TorchJob]], Prepared]) -> Prepared:
+    """Prepare jobs with updates on devices and in host memory; return what is predicted to end sooner.
+
+    Raises:
+        HydraError: neither can be run; why not on devices.
+    """
+    found: list[tuple[float, Prepared]] = []
+    refused: list[HydraError] = []
+    places: tuple[UpdateOn, ...] = ("device", "host")
+    for place in places:
+        try:
+            prepared = prepare_all([replace(job, update_on=place) if job.update_on == "auto" else job for job in jobs])
+            few = prepared.limited(_PREDICTED_MINIBATCHES)
+            found.append((simulate(few.workload, few.cluster, "resident-lrtf").makespan_s, prepared))
+        except HydraError as reason:
+            refused.append(reason)
+    if not found:
+        raise refused[0]
+    return min(found, key=lambda tried: tried[0])[1]
 
 
 def _check_apart(jobs: Sequence[TorchJob]) -> None:

@@ -72,3 +72,24 @@ def test_a_layer_too_large_is_refused_before_any_process_starts():
     with pytest.raises(ShardTooLarge, match="shard 0 of 'A'"):
         train([cut], pool.devices, pool=pool)
     assert pool.workers == []
+
+
+def test_updates_go_where_a_simulation_ends_sooner():
+    def found(memory_bytes):
+        job = small_job(
+            model=perceptron(4, 256, 256, 256, 2), cuts=(1, 2, 3), steps=4, update_on="auto",
+            optimizer=lambda p: torch.optim.AdamW(p, lr=0.1),
+        )  # fmt: skip
+        return prepare([job], [CpuDevice(memory_bytes, link_bytes_per_s=20e6)]).workload.jobs[0].host_updates
+
+    assert found(5 << 19) == "each"  # moving the optimizer's state takes all the time
+    assert found(64 << 20) == "no"  # nothing has to move
+
+
+def test_what_the_host_cannot_update_is_updated_on_devices():
+    normed = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    prepared = prepare([small_job(model=normed, update_on="auto")], [CpuDevice(1 << 20, link_bytes_per_s=1e5)])
+    assert prepared.workload.jobs[0].host_updates == "no"
+    assert prepared.partitions[0].job.update_on == "device"
+    with pytest.raises(JobError, match="update_on is 'cpu'; it is device, host, auto"):
+        small_job(update_on="cpu")
