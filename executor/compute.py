@@ -192,9 +192,9 @@ def step(
 def take_step(shard: ShardOnDevice, setup: JobSetup, minibatch: int, store: StoreView, state: torch.Tensor) -> None:
     """Clip a shard's gradients, set the step's rates, and have its optimizer step; the first step makes its state.
 
-    state: the block that the shard is attached to.
+    state: the block that the shard is attached to. Where losses are scaled, a step with an inf is left out.
     """
-    if shard.optimizer is None:
+    if shard.optimizer is None or (setup.options.scaling is not None and store.read_scale(setup.name).skips):
         return
     clips = setup.options.clip_norm is not None
     setup.options.clip(shard.parameters, store.read_norms(setup.name, len(setup.layouts)) if clips else ())
@@ -202,7 +202,7 @@ def take_step(shard: ShardOnDevice, setup: JobSetup, minibatch: int, store: Stor
     if setup.rates:
         for group, options in zip(shard.optimizer.param_groups, setup.rates[number], strict=True):
             group.update(options)
-    if number == 0:
+    if not shard.has_state(state):
         step(shard.optimizer, one_by_one=True, on_parameter=lambda p: shard.keep_state(state, only=p))
     else:
         step(shard.optimizer)

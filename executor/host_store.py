@@ -22,11 +22,13 @@ from executor.errors import HostMemoryError
 from executor.layout import buffers_of, parameters_of
 from executor.partition import Partition
 from executor.prepare import Prepared
+from executor.scaling import Scale
 from executor.tensors import TreeSpec
 from hydrasim.command import Command, Lane
 from hydrasim.dataflow import BlockKey, aligned, block_bytes, home_bytes, passing_keys
 from hydrasim.workload import TrainingJob
 
+MAX_SCALE_BYTES = 256
 MAX_NORM_BYTES = 1 << 16  # of one shard; about 20 a parameter
 HEADER_BYTES = 4096  # the packed tree's shape, before a boundary's bytes
 _LENGTH = struct.Struct("q")
@@ -77,17 +79,29 @@ class StoreView:
     def read_random(self, job: str, slot: int, minibatch: int) -> bytes:
         return self._read(self.places["rng", job, slot, minibatch % 2])
 
-    def write_norms(self, job: str, shard: int, norms: Mapping[int, torch.Tensor]) -> None:
-        """Keep the norms of a shard's gradients, by the parameter's place in the model."""
+    def write_norms(self, job: str, shard: int, norms: Mapping[int, torch.Tensor], found_inf: bool = False) -> None:
+        """Keep the norms of a shard's gradients, by the parameter's place in the model, and whether one has an inf."""
         found = {index: (norm.dtype, norm.item()) for index, norm in norms.items()}
-        self._write(self.places["norm", job, shard, 0], pickle.dumps(found), MAX_NORM_BYTES)
+        self._write(self.places["norm", job, shard, 0], pickle.dumps((found, found_inf)), MAX_NORM_BYTES)
 
     def read_norms(self, job: str, num_shards: int) -> list[torch.Tensor]:
         """Return the norms of all shards' gradients, in the order of the model's parameters."""
         found: dict[int, tuple[torch.dtype, float]] = {}
         for shard in range(num_shards):
-            found |= pickle.loads(self._read(self.places["norm", job, shard, 0]))
+            found |= pickle.loads(self._read(self.places["norm", job, shard, 0]))[0]
         return [torch.tensor(value, dtype=dtype) for _, (dtype, value) in sorted(found.items())]
+
+    def found_inf(self, job: str, num_shards: int) -> bool:
+        """Tell whether a gradient of any shard has an inf, or is no number."""
+        places = [self.places["norm", job, shard, 0] for shard in range(num_shards)]
+        return any(pickle.loads(self._read(place))[1] for place in places)
+
+    def write_scale(self, job: str, scale: Scale) -> None:
+        """Keep by what the job's next losses are scaled."""
+        self._write(self.places["scale", job, 0, 0], pickle.dumps(tuple(scale)), MAX_SCALE_BYTES)
+
+    def read_scale(self, job: str) -> Scale:
+        return Scale(*pickle.loads(self._read(self.places["scale", job, 0, 0])))
 
     def write_doing(self, command: Command) -> None:
         """Say which command a lane begins, where it can be read when the process is gone."""
@@ -216,8 +230,12 @@ class HostStore(StoreView):
             for kind in ("d", "t") if shard in job.tied_shards else ("d",):
                 places.setdefault((kind, job.name, shard, 1), places[kind, job.name, shard, 0])
             places["norm", job.name, shard, 0] = self._reserve(MAX_NORM_BYTES)
+        if job.separate_updates:
+            places["scale", job.name, 0, 0] = self._reserve(MAX_SCALE_BYTES)
 
     def _write_initial(self, part: Partition) -> None:
+        if (scaling := part.job.step_options.scaling) is not None:
+            self.write_scale(part.job.name, scaling.first)
         for index, layers in enumerate(part.job.shards(part.cuts)):
             block, layout = self.block(BlockKey("w", part.job.name, index, -1)), part.shards[index].layout
             parameters = parameters_of(layers)

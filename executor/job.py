@@ -17,6 +17,7 @@ from torch import nn
 from executor import randomness
 from executor.errors import JobError
 from executor.pickling import WeightlessPickler
+from executor.scaling import LossScaling
 from executor.step import Scheduler, StepOptions
 from executor.ties import shared_parameters
 from hydrasim.dataflow import aligned
@@ -41,7 +42,8 @@ class TorchJob:
     left over at the end makes none. clip_norm, clip_value: limits of the norm of all gradients, and of each of their
     elements. scheduler: makes one from the optimizer, such as `lambda o: CosineAnnealingLR(o, 100)`; it steps after
     the optimizer. autocast: the type in which the forward and the loss compute, such as torch.bfloat16; weights
-    stay as they are. seed: of the job's random stream, set after the model was built. cuts: index of the
+    stay as they are. grad_scaler: for float16: losses are scaled, and steps left out, as it would from its scale on; it
+    stays as it is. seed: of the job's random stream, set after the model was built. cuts: index of the
     first layer of every shard but the first; None lets the partitioner choose. activation_mode: what becomes of a
     forward's activations: kept on the device, spilled to host memory, or recomputed by the backward; by default
     kept if the job fits a device, else spilled if copies are at memory speed, else recomputed. largest_batch: the pair
@@ -68,6 +70,7 @@ class TorchJob:
     clip_value: float | None = None
     scheduler: Scheduler | None = None
     autocast: torch.dtype | None = None
+    grad_scaler: torch.amp.GradScaler | None = None
     largest_batch: tuple[Any, Any] | None = None
     update_on: UpdateOn = "device"
 
@@ -155,14 +158,15 @@ class TorchJob:
     @property
     def step_options(self) -> StepOptions:
         """How its mini-batches become steps."""
-        return StepOptions(self.autocast, self.accumulate, self.clip_norm, self.clip_value)
+        scaling = LossScaling.of(self.grad_scaler)
+        return StepOptions(self.autocast, self.accumulate, self.clip_norm, self.clip_value, scaling)
 
     @property
     def host_updates(self) -> HostUpdates:
         """When the optimizer steps in host memory: with each shard's gradients, or once all are there to be clipped."""
         if self.update_on != "host":
             return "no"
-        return "each" if self.clip_norm is None else "all"
+        return "each" if self.clip_norm is None and self.step_options.scaling is None else "all"
 
     def shards(self, cuts: tuple[int, ...]) -> list[tuple[nn.Module, ...]]:
         """Return the layers of each shard.

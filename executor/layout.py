@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -83,6 +83,22 @@ def layout_of(
     return ShardLayout(own, parameter_bytes, tuple(state), offset - parameter_bytes, moving)
 
 
+def state_on_host(
+    layout: ShardLayout, optimizer: torch.optim.Optimizer | None, parameters: Sequence[nn.Parameter]
+) -> ShardLayout:
+    """Say which optimizer state belongs in host memory even on a GPU; the pilot, on a CPU, cannot tell.
+
+    Source: torch's own rule in Optimizer.load_state_dict: `step`, unless the group is fused or capturable.
+    """
+    groups = [] if optimizer is None else optimizer.param_groups
+    on_device = {id(p) for group in groups if group.get("fused") or group.get("capturable") for p in group["params"]}
+    state = tuple(
+        replace(entry, on_host=entry.key == "step" and id(parameters[entry.parameter]) not in on_device)
+        for entry in layout.state
+    )
+    return replace(layout, state=state)
+
+
 class ShardOnDevice:
     """A shard's modules and optimizer, pointed at the place in device memory where their block lies now."""
 
@@ -128,6 +144,10 @@ class ShardOnDevice:
                 tensor = entry.slot.view(block)
                 value = tensor.cpu() if entry.on_host and tensor.device.type != "cpu" else tensor
                 self.optimizer.state[self.parameters[entry.parameter]][entry.key] = value
+
+    def has_state(self, block: torch.Tensor) -> bool:
+        """Tell whether the optimizer has made any state yet."""
+        return bool(self._layout.state) and bool(self._layout.flags(block).any())
 
     def keep_state(self, block: torch.Tensor, only: nn.Parameter | None = None) -> None:
         """Copy state that the optimizer holds elsewhere into the block, and have it use the block's."""

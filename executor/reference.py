@@ -22,6 +22,7 @@ def train_plain(
     clip_value: float | None = None,
     scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
     autocast: torch.dtype | None = None,
+    grad_scaler: torch.amp.GradScaler | None = None,
     seed: int = 0,
     device: str = "cpu",
 ) -> tuple[list[float], torch.optim.Optimizer]:
@@ -32,6 +33,7 @@ def train_plain(
     if not isinstance(optimizer, torch.optim.Optimizer):
         optimizer = optimizer(model.parameters())
     schedule = None if scheduler is None else scheduler(optimizer)
+    scaler = torch.amp.GradScaler(enabled=False) if grad_scaler is None else grad_scaler
     losses: list[float] = []
     for _ in range(epochs):
         for inputs, targets in dataloader:
@@ -41,14 +43,16 @@ def train_plain(
                 optimizer.zero_grad(set_to_none=True)
             with torch.autocast(torch.device(device).type, dtype=autocast, enabled=autocast is not None):
                 loss = loss_fn(model(_to(inputs, device)), _to(targets, device))
-            (loss / accumulate if accumulate > 1 else loss).backward()
+            scaler.scale(loss / accumulate if accumulate > 1 else loss).backward()
             losses.append(loss.item())
             if len(losses) % accumulate == 0:
+                scaler.unscale_(optimizer)
                 if clip_norm is not None:
                     torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
                 if clip_value is not None:
                     torch.nn.utils.clip_grad_value_(model.parameters(), clip_value)
-                optimizer.step()
+                scaler.step(optimizer)
+                scaler.update()
                 if schedule is not None:
                     schedule.step()
     return losses, optimizer

@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_
 from torch.utils._foreach_utils import _has_foreach_support
 
 from executor.errors import JobError
+from executor.scaling import LossScaling, scaled
 from hydrasim.errors import told
 
 if TYPE_CHECKING:
@@ -31,11 +32,13 @@ class StepOptions:
     accumulate: int = 1
     clip_norm: float | None = None
     clip_value: float | None = None
+    scaling: LossScaling | None = None
+    scale: float | None = None  # of the mini-batch under way
 
     @property
     def in_units_of_its_own(self) -> bool:
         """Whether a step needs gradients of more than one backward, and so cannot be part of it."""
-        return self.accumulate > 1 or self.clip_norm is not None
+        return self.accumulate > 1 or self.clip_norm is not None or self.scaling is not None
 
     def casting(self, device_type: str = "cpu") -> AbstractContextManager[Any]:
         """Return the context in which a forward and its loss run."""
@@ -43,7 +46,8 @@ class StepOptions:
 
     def objective(self, loss: torch.Tensor) -> torch.Tensor:
         """Return what a mini-batch goes backward from: its share of the loss of a step."""
-        return loss / self.accumulate if self.accumulate > 1 else loss
+        share = loss / self.accumulate if self.accumulate > 1 else loss
+        return share if self.scale is None else scaled(share, self.scale)
 
     def clip(self, parameters: Sequence[nn.Parameter], norms: Sequence[torch.Tensor] = ()) -> None:
         """Clip gradients; norms: those of all gradients of the model, in the order of its parameters."""

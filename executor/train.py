@@ -235,5 +235,7 @@ def _optimizer_state(part: Partition, store: HostStore) -> dict[str, dict[str, t
         block = store.block(BlockKey("w", part.job.name, index, -1))
         mine = [names[id(parameter)] for parameter in parameters_of(layers)]
         for entry in layout.state:
+            if not layout.flags(block)[entry.parameter]:
+                continue  # of steps that were all left out
             states.setdefault(mine[entry.parameter], {})[entry.key] = entry.slot.view(block).clone()
     return states

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from executor import randomness
@@ -17,10 +15,11 @@ from executor.activations import KeptForward, SavedTensors, TooLarge, forward_ke
 from executor.compute import Seeds, backward, forward, loss_and_backward, take_step
 from executor.devices import DeviceMemory
 from executor.host_store import StoreView
-from executor.layout import ShardLayout, ShardOnDevice, parameters_of
+from executor.layout import ShardOnDevice, parameters_of, state_on_host
 from executor.messages import JobSetup, Setup
 from executor.pickling import load_without_weights, tensors_in
-from executor.step import norm_of
+from executor.scaling import unscale
+from executor.step import StepOptions, norm_of
 from executor.tensors import Slot, TreeSpec, spec_of, write_tree
 from executor.ties import leave
 from executor.transfer import spec_key
@@ -153,12 +152,8 @@ class Units:
         shard.attach_gradients(place)
 
     def _leave_gradients(self, unit: ShardUnit, job: _Job, shard: ShardOnDevice, blocks: Blocks) -> None:
-        """Copy the gradients to their block, and their norms, where wanted, to the host."""
+        """Copy the gradients to their block, and what a step has to know of them all to the host."""
         setup = job.setup
-        if "d" in blocks:
-            for parameter, place in zip(shard.parameters, self._gradients(job, blocks["d"]), strict=True):
-                if place is not None and parameter.grad.data_ptr() != place.data_ptr():
-                    place.copy_(parameter.grad)
         gradients = {
             index: parameter.grad for index, parameter in zip(setup.order[unit.shard], shard.parameters, strict=True)
         }
@@ -169,9 +164,31 @@ class Units:
             )
             whole = unit.shard == setup.ties.sharing_shards[0]
             gradients |= dict(zip(setup.ties.order, sums, strict=True)) if whole else dict.fromkeys(setup.ties.order)
-        if setup.options.clip_norm is not None and (unit.minibatch + 1) % setup.options.accumulate == 0:
-            norms = {index: norm_of(gradient) for index, gradient in gradients.items() if gradient is not None}
-            self._store.write_norms(unit.job, unit.shard, norms)
+        if (unit.minibatch + 1) % setup.options.accumulate == 0:
+            self._tell_of(unit, job, {index: gradient for index, gradient in gradients.items() if gradient is not None})
+        if "d" in blocks:
+            for parameter, place in zip(shard.parameters, self._gradients(job, blocks["d"]), strict=True):
+                if place is not None and parameter.grad.data_ptr() != place.data_ptr():
+                    place.copy_(parameter.grad)
+
+    def _tell_of(self, unit: ShardUnit, job: _Job, gradients: dict[int, torch.Tensor]) -> None:
+        """Unscale gradients that a step is taken on; write their norms, and after the last shard's the next scale."""
+        options, name, store = job.setup.options, unit.job, self._store
+        scaling = options.scaling
+        scale = None if scaling is None else store.read_scale(name)
+        found_inf = scale is not None and unscale(gradients.values(), scale.value)
+        if options.clip_norm is not None or scale is not None:
+            norms = {} if options.clip_norm is None else {index: norm_of(g) for index, g in gradients.items()}
+            store.write_norms(name, unit.shard, norms, found_inf)
+        if scaling is not None and scale is not None and unit.shard == 0:
+            store.write_scale(name, scaling.after(scale, store.found_inf(name, len(job.shards))))
+
+    def _options(self, job: _Job) -> StepOptions:
+        """Return the job's options, with the scale that its losses have now."""
+        options = job.setup.options
+        return (
+            options if options.scaling is None else replace(options, scale=self._store.read_scale(job.setup.name).value)
+        )
 
     def _forward(
         self,
@@ -187,20 +204,20 @@ class Units:
         job.kept.pop(unit.shard, None)
         loss_fn, target = (job.loss_fn, self._read(blocks["y"])[0]) if last else (None, None)
         if "a" not in blocks:
-            return forward(shard.layers, entry, flags, loss_fn, target, job.setup.options)
+            return forward(shard.layers, entry, flags, loss_fn, target, self._options(job))
         key, offset = blocks["a"]
         saved = SavedTensors(job.constant_storages, self._memory.arena, shard.parameter_bytes)
         saved.at(offset, blocks["w"][1] if "w" in blocks else 0, job.setup.activation_bytes[unit.shard])
         before, buffers = self._random_state(), [buffer.clone() for buffer in shard.moving_buffers]
         try:
             output, job.kept[unit.shard] = forward_keeping(
-                shard.layers, entry, flags, key.minibatch, saved, loss_fn, target, job.setup.options
+                shard.layers, entry, flags, key.minibatch, saved, loss_fn, target, self._options(job)
             )
         except TooLarge:  # of a mini-batch larger than the first; its backward will recompute
             randomness.restore(before, self._memory.generator)
             for buffer, value in zip(shard.moving_buffers, buffers, strict=True):
                 buffer.copy_(value)
-            return forward(shard.layers, entry, flags, loss_fn, target, job.setup.options)
+            return forward(shard.layers, entry, flags, loss_fn, target, self._options(job))
         return output
 
     def _backward(
@@ -221,7 +238,7 @@ class Units:
             if last:
                 target, _ = self._read(blocks["y"])
                 advance = (lambda: self._save_random(unit)) if unit.phase is Phase.LOSS else (lambda: None)
-                return loss_and_backward(shard.layers, entry, flags, target, job.loss_fn, advance, job.setup.options)
+                return loss_and_backward(shard.layers, entry, flags, target, job.loss_fn, advance, self._options(job))
             gradients, _ = self._read(blocks["g"])
             return None, backward(shard.layers, entry, flags, gradients, job.setup.options, seeds)
 
@@ -276,22 +293,6 @@ class Units:
     def _random_state(self) -> bytes:
         with _disable_current_modes():  # the generator's 5 kB lie on the host, whatever the device's budget
             return randomness.save(self._memory.generator)
-
-
-def state_on_host(
-    layout: ShardLayout, optimizer: torch.optim.Optimizer | None, parameters: Sequence[nn.Parameter]
-) -> ShardLayout:
-    """Say which optimizer state belongs in host memory even on a GPU; the pilot, on a CPU, cannot tell.
-
-    Source: torch's own rule in Optimizer.load_state_dict: `step`, unless the group is fused or capturable.
-    """
-    groups = [] if optimizer is None else optimizer.param_groups
-    on_device = {id(p) for group in groups if group.get("fused") or group.get("capturable") for p in group["params"]}
-    state = tuple(
-        replace(entry, on_host=entry.key == "step" and id(parameters[entry.parameter]) not in on_device)
-        for entry in layout.state
-    )
-    return replace(layout, state=state)
 
 
 def _role(key: BlockKey, unit: ShardUnit) -> str:

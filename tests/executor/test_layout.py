@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from executor.errors import JobError
-from executor.layout import ShardOnDevice, layout_of, parameters_of, tensor_state
+from executor.layout import ShardOnDevice, layout_of, parameters_of, state_on_host, tensor_state
 
 
 def adamw(layers):
@@ -97,3 +97,19 @@ def test_state_that_is_no_tensor_is_refused():
 
     with pytest.raises(JobError, match="SGD keeps 'count' as a int"):
         tensor_state(optimizer, parameter, complain)
+
+
+@pytest.mark.parametrize(
+    ("make", "on_host"),
+    [
+        (torch.optim.AdamW, {"step"}),
+        (lambda p: torch.optim.AdamW(p, fused=True), set()),
+        (lambda p: torch.optim.AdamW(p, capturable=True), set()),
+    ],
+)
+def test_optimizer_state_lies_on_a_gpu_where_torch_puts_it(make, on_host):
+    # The pilot makes all state on the CPU, and so called all of it host memory's.
+    parameters = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2))]
+    states = [{key: torch.zeros(()) for key in ("step", "exp_avg")} for _ in parameters]
+    placed = state_on_host(layout_of(parameters, states), make(parameters), parameters)
+    assert {entry.key for entry in placed.state if entry.on_host} == on_host

@@ -9,12 +9,11 @@ from torch import nn
 from executor import CpuDevice, prepare, randomness
 from executor.errors import BudgetExceeded
 from executor.host_store import HEADER_BYTES, HostStore
-from executor.layout import layout_of
 from executor.messages import Setup
 from executor.tensors import spec_of, write_tree
 from executor.train import _job_setup
 from executor.transfer import spec_key
-from executor.units import Units, state_on_host
+from executor.units import Units
 from hydrasim.command import Command, Kind, Lane
 from hydrasim.dataflow import BlockKey, dataflow
 from hydrasim.workload import ShardUnit
@@ -107,22 +106,6 @@ def test_the_budget_stops_a_unit():
     with pytest.raises(BudgetExceeded):
         train_one(world, pairs(1)[0])
     world.store.close()
-
-
-@pytest.mark.parametrize(
-    ("make", "on_host"),
-    [
-        (torch.optim.AdamW, {"step"}),
-        (lambda p: torch.optim.AdamW(p, fused=True), set()),
-        (lambda p: torch.optim.AdamW(p, capturable=True), set()),
-    ],
-)
-def test_optimizer_state_lies_on_a_gpu_where_torch_puts_it(make, on_host):
-    # The pilot makes all state on the CPU, and so called all of it host memory's.
-    parameters = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2))]
-    states = [{key: torch.zeros(()) for key in ("step", "exp_avg")} for _ in parameters]
-    placed = state_on_host(layout_of(parameters, states), make(parameters), parameters)
-    assert {entry.key for entry in placed.state if entry.on_host} == on_host
 
 
 class Sometimes(nn.Linear):

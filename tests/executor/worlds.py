@@ -6,7 +6,6 @@ import copy
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import numpy
@@ -161,9 +160,11 @@ def expected(job: TorchJob, dataloader: Any = None) -> Answer:
     data = copy.deepcopy(job.dataloader) if dataloader is None else dataloader
     with random_state_kept():
         numpy.random.seed(job.seed % 2**32)  # the reference leaves numpy's stream alone
+        options = dict(vars(job.step_options))
+        scaling, _ = options.pop("scaling"), options.pop("scale")
         losses, trained = train_plain(
             model, job.loss_fn, data, optimizer, epochs=job.epochs, max_steps=job.max_steps, seed=job.seed,
-            scheduler=job.scheduler, **asdict(job.step_options),
+            scheduler=job.scheduler, grad_scaler=None if scaling is None else scaling.make("cpu"), **options,
         )  # fmt: skip
     state = {
         f"{name}:{key}": value
