@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 import cloudpickle
 import torch
@@ -63,6 +65,18 @@ class RunResult:
     @property
     def makespan_s(self) -> float:
         return self.timeline.makespan_s
+
+    def best(self, num_losses: int = 1) -> JobResult:
+        """Return the job with the least mean of its last so many losses; jobs that end in NaN are left out.
+
+        Raises:
+            ExecutionError: no job ends in numbers.
+        """
+        means = {name: fmean(job.losses[-num_losses:]) for name, job in self.jobs.items() if job.losses}
+        numbers = {name: mean for name, mean in means.items() if not math.isnan(mean)}
+        if num_losses < 1 or not numbers:
+            raise ExecutionError(f"no job has a number as the mean of its last {num_losses} losses.")
+        return self.jobs[min(numbers, key=numbers.__getitem__)]
 
 
 def train(

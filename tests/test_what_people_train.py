@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -221,3 +223,16 @@ def test_low_rank_adapters_through_peft(pool):
     whole = job("whole", transformers.GPT2LMHeadModel(config))  # its head is its embedding
     check(pool, job("adapted", adapted), whole)
     assert all(torch.equal(value, frozen[name]) for name, value in adapted.named_parameters() if name in frozen)
+
+
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_compiled_layers(backend, pool):
+    if backend == "inductor" and not shutil.which("g++"):
+        pytest.skip("torch.compile needs a C++ compiler")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        blocks = [nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.LayerNorm(4)) for _ in range(2)]
+    layers = [*(torch.compile(block, backend=backend) for block in blocks), nn.Linear(4, 2)]
+    job = small_job("A", model=nn.Sequential(*layers), cuts=(1, 2), steps=3)
+    answer = expected(job)
+    assert differences(job, train([job], pool.devices, pool=pool), answer) == []

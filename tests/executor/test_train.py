@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from executor import CpuDevice, DevicePool, prepare, train
 from executor.compare_state import identical
+from executor.errors import ExecutionError
 from hydrasim.command import Command, Kind
 from hydrasim.mechanism import PAPER, Mechanism
 from hydrasim.planning import make_plan
@@ -286,3 +287,17 @@ def test_a_module_with_a_forward_of_its_own_is_cut_and_trained(pools):
     answer = expected(job)
     result = train([job], pools[1].devices, pool=pools[1])
     assert differences(job, result, answer) == []
+
+
+def test_the_best_job_is_the_one_with_the_least_loss(pools):
+    nan = [(torch.full((3, 4), float("nan")), torch.zeros(3, 2))] * 2
+    jobs = [
+        small_job("slow", optimizer=lambda p: torch.optim.SGD(p, lr=1e-6), steps=6),
+        small_job("quick", optimizer=lambda p: torch.optim.SGD(p, lr=0.5), steps=6),
+        small_job("lost", dataloader=nan),
+    ]
+    result = train(jobs, pools[1].devices, pool=pools[1])
+    means = {name: sum(job.losses[-3:]) / 3 for name, job in result.jobs.items()}
+    assert result.best(3) is result.jobs[min(("slow", "quick"), key=means.__getitem__)]
+    with pytest.raises(ExecutionError, match="no job has a number as the mean of its last 1 losses"):
+        replace(result, jobs={"lost": result.jobs["lost"]}).best()
