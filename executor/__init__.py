@@ -4,6 +4,7 @@ from executor.callbacks import CsvLog, EarlyStopping, LiveTable, MinibatchDone, 
 from executor.devices import CpuDevice, CudaDevice
 from executor.grid import grid
 from executor.job import TorchJob
+from executor.master_weights import MasterWeights
 from executor.pool import DevicePool
 from executor.prepare import Prepared, prepare
 from executor.train import JobResult, RunResult, train
@@ -16,6 +17,7 @@ __all__ = [
     "EarlyStopping",
     "JobResult",
     "LiveTable",
+    "MasterWeights",
     "MinibatchDone",
     "Prepared",
     "RunResult",
