@@ -31,7 +31,7 @@ from hydrasim.errors import HydraError
 
 _OPTIMIZERS = ("adamw", "sgd")
 _SCALED, _FITTING = "W", "W-fits"
-_RIVALS = {_SCALED: ("ideal", "ours-alone", "ideal-alone"), _FITTING: ("ideal",)}
+_RIVALS = {_SCALED: ("ideal", "ours-host-updates", "ours-alone", "ideal-alone"), _FITTING: ("ideal",)}
 _SHORTER = 2  # than the races with rivals, since one device takes twice as long
 _SMOKE_PAIRS = 1
 _GOALS = {"to_ideal": {_SCALED: 0.90, _FITTING: 0.97}, "alone_to_ideal": 0.90, "scaling": 1.9, "orchestration": 0.01}
@@ -82,7 +82,7 @@ def summary(records: Sequence[Record], command: str) -> dict[str, Any]:
     """Return the figures of all races, by optimizer and workload; those of one device and of scaling from W's."""
     found: dict[str, Any] = {
         "label": "emulated", "command": command, "goals": _GOALS, "ratio_to_ideal": {}, "alone_ratio_to_ideal": {},
-        "scaling_1_to_2": {}, "orchestration_fraction": {},
+        "scaling_1_to_2": {}, "device_over_host_updates": {}, "orchestration_fraction": {},
     }  # fmt: skip
     for record in records:
         flavour, name, contenders = record["optimizer"], record["workload"], record["contenders"]
@@ -93,6 +93,7 @@ def summary(records: Sequence[Record], command: str) -> dict[str, Any]:
             both = list(zip(alone["seconds"], ideal["seconds"], strict=False))
             found["alone_ratio_to_ideal"][flavour] = asdict(ratio_of_pairs(both)) if both else None
             found["scaling_1_to_2"][flavour] = alone.get("ratio")
+            found["device_over_host_updates"][flavour] = contenders["ours-host-updates"].get("ratio")
             shares[f"{name}, one device"] = alone["facts"].get("orchestration_fraction")
         found["orchestration_fraction"].setdefault(flavour, {}).update(shares)
     return found | {"races": list(records)}
@@ -116,6 +117,8 @@ def report_text(found: dict[str, Any]) -> str:
         lines += _row(f"to the ideal, {_SCALED}, one device", flavour, ratio, _GOALS["alone_to_ideal"])
     for flavour, ratio in found["scaling_1_to_2"].items():
         lines += _row(f"two devices over one, {_SCALED}", flavour, ratio, _GOALS["scaling"])
+    for flavour, ratio in found["device_over_host_updates"].items():
+        lines += _row(f"updates on devices over those on the host, {_SCALED}, two devices", flavour, ratio, None)
     for flavour, shares in found["orchestration_fraction"].items():
         for name, share in shares.items():
             if share is not None:
@@ -126,11 +129,11 @@ def report_text(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(name: str, flavour: str, ratio: dict[str, float] | None, goal: float) -> list[str]:
+def _row(name: str, flavour: str, ratio: dict[str, float] | None, goal: float | None) -> list[str]:
     if ratio is None:
         return []
     reach = f"{ratio['low']:.3f} to {ratio['high']:.3f}"
-    return [f"| {name} | {flavour} | **{ratio['value']:.3f}** | {reach} | {ratio['num_pairs']} | {goal} |"]
+    return [f"| {name} | {flavour} | **{ratio['value']:.3f}** | {reach} | {ratio['num_pairs']} | {goal or ''} |"]
 
 
 def _shorter(workload: PeerWorkload) -> PeerWorkload:

@@ -148,24 +148,27 @@ class Arena:
 
     def place(self, key: BlockKey, nbytes: int, offset: int) -> Block:
         """Put a block where no live block lies."""
-        block = Block(key, offset, nbytes, segments=self._segments(offset, nbytes))
         end = offset + nbytes
+        kept: list[_Retired] = []
+        covered: list[_Retired] = []
+        for retired in self._retired:
+            start, stop, guards, newest = retired
+            if stop <= offset or end <= start:
+                kept.append(retired)
+                continue
+            covered.append(retired)
+            if start < offset:
+                kept.append(_Retired(start, offset, guards, newest))
+            if stop > end:
+                kept.append(_Retired(end, stop, guards, newest))
+        self._retired = kept
+        block = Block(key, offset, nbytes, segments=_segments(covered, offset, end))
         place = bisect_left(self._ends, offset + 1)  # before it is what ends in time
         for other in self._live[place : place + 1]:
             assert other.offset >= end, f"{key} would overlap {other.key}"
         self._live.insert(place, block)
         self._starts.insert(place, offset)
         self._ends.insert(place, end)
-        kept: list[_Retired] = []
-        for retired in self._retired:
-            if retired.end <= offset or end <= retired.offset:
-                kept.append(retired)
-                continue
-            if retired.offset < offset:
-                kept.append(retired._replace(end=offset))
-            if retired.end > end:
-                kept.append(retired._replace(offset=end))
-        self._retired = kept
         self.blocks[key] = block
         self.used_bytes += nbytes
         self.peak_bytes = max(self.peak_bytes, self.used_bytes)
@@ -182,18 +185,19 @@ class Arena:
             guards.add(block.last_store)
         self._retired.append(_Retired(block.offset, block.end, frozenset(guards), max(guards, default=NEVER)))
 
-    def _segments(self, offset: int, nbytes: int) -> list[Segment]:
-        end = offset + nbytes
-        overlapping = [retired for retired in self._retired if retired.offset < end and offset < retired.end]
-        cuts = {offset, offset + nbytes}
-        for retired in overlapping:
-            cuts.update(cut for cut in (retired.offset, retired.end) if offset < cut < offset + nbytes)
-        ordered = sorted(cuts)
-        segments: list[Segment] = []
-        for start, end in pairwise(ordered):
-            guards = frozenset(g for r in overlapping if r.offset < end and start < r.end for g in r.guards)
-            if segments and segments[-1].guards == guards:
-                segments[-1] = segments[-1]._replace(end=end - offset)
-            else:
-                segments.append(Segment(start - offset, end - offset, guards))
-        return segments
+
+def _segments(covered: list[_Retired], offset: int, end: int) -> list[Segment]:
+    """Return the parts of a range, from its start, by who has to be done with what it covers."""
+    if not covered:
+        return [Segment(0, end - offset, frozenset())]
+    cuts = {offset, end}
+    for retired in covered:
+        cuts.update([cut for cut in (retired.offset, retired.end) if offset < cut < end])
+    segments: list[Segment] = []
+    for start, stop in pairwise(sorted(cuts)):
+        guards = frozenset([g for old in covered if old.offset < stop and start < old.end for g in old.guards])
+        if segments and segments[-1].guards == guards:
+            segments[-1] = Segment(segments[-1].start, stop - offset, guards)
+        else:
+            segments.append(Segment(start - offset, stop - offset, guards))
+    return segments

@@ -41,6 +41,7 @@ def test_figures_follow_from_the_races_alone():
                     "ours-alone": {
                         "ratio": ratio(1.8), "seconds": [2.0, 4.0, 2.0], "facts": {"orchestration_fraction": 0.01},
                     },
+                    "ours-host-updates": {"ratio": ratio(1.1)},
                     "ideal-alone": {"seconds": [1.0, 2.0, 2.0]},
                 },
             )
@@ -49,6 +50,7 @@ def test_figures_follow_from_the_races_alone():
     )  # fmt: skip
     assert found["ratio_to_ideal"] == {"sgd": {"W": ratio(0.9)}}
     assert found["scaling_1_to_2"] == {"sgd": ratio(1.8)}
+    assert found["device_over_host_updates"] == {"sgd": ratio(1.1)}
     assert found["alone_ratio_to_ideal"]["sgd"]["value"] == 0.5
     assert found["orchestration_fraction"] == {"sgd": {"W, two devices": 0.02, "W, one device": 0.01}}
     page = report_text(found)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from statistics import median
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from executor import CpuDevice, DevicePool, Prepared, TorchJob, train
+from executor.job import UpdateOn
 from executor.partition import partition_arena, reserved_bytes
 from executor.pilot import JobPilot
 from experiments.orchestration import orchestration_fraction
@@ -29,6 +30,7 @@ class Ours(Contender):
     registered_name = "ours"
     num_ranks = 1
     num_devices = NUM_DEVICES
+    update_on: ClassVar[UpdateOn] = "device"
     exact = True
 
     def __init__(self, task: Task, rank: Rank) -> None:
@@ -39,7 +41,7 @@ class Ours(Contender):
 
     def begin(self, options: Options) -> None:
         workload = self.task.workload
-        jobs = [workload.job(spec, self.task.optimizer) for spec in workload.specs]
+        jobs = [replace(workload.job(spec, self.task.optimizer), update_on=self.update_on) for spec in workload.specs]
         self.prepared = prepare_for_peers(workload, self.task.optimizer, jobs, self.num_devices)
 
     def run(self, minibatches: Mapping[str, int]) -> Run:
