@@ -49,9 +49,11 @@ class Explanation:
     def text(self) -> str:
         """Return the explanation in sentences, a few lines long."""
         span = self.span
-        where = "the host for " if span.kind == Kind.UPDATE.value else ""
+        where = "the host" if span.device == HOST else f"device {span.device}"
+        if span.kind == Kind.UPDATE.value and span.device != HOST:
+            where = f"the host for {where}"
         lines = [
-            f"{span.unit} ran on {where}device {span.device} from {span.start_s:.6g} s to {span.end_s:.6g} s "
+            f"{span.unit} ran on {where} from {span.start_s:.6g} s to {span.end_s:.6g} s "
             f"({span.duration_s:.6g} s), {self.label} under {self.policy}.",
             f"Chosen from: {', '.join(span.eligible) or 'not recorded'}{' (as planned)' if self.planned else ''}.",
             "It had to wait for:" if self.waited_for else "It had to wait for nothing.",

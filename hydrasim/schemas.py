@@ -167,7 +167,7 @@ class SpanFile(_Strict):
     number: Whole
     kind: Literal["fetch", "load", "compute", "store", "read", "write", "send", "gather", "update"]
     device: int = Field(ge=-1, lt=MAX_COPIES)
-    lane: Literal["h2d", "compute", "d2h", "host", "peer", "disk"]
+    lane: Literal["h2d", "compute", "d2h", "host", "peer", "disk", "update"]
     unit: UnitText
     start_s: FiniteFloat
     end_s: FiniteFloat

@@ -52,7 +52,7 @@ def test_the_simulators_commands_train_the_model():
                 foreign = tuple(number for number in command.after if commands[number].kind is Kind.FETCH)
                 after = tuple(number for number in command.after if number not in foreign)
                 region = store.location[command.block] if command.block is not None and command.block.kind == "w" else 0
-                run.submit([Order(command, region, after, tuple(set(foreign) - done))])
+                run.submit([Order(command, region, after=after, foreign=tuple(set(foreign) - done))])
         assert run.close() > 0
     _write_back(part, store)
     weights = dict(job.module.named_parameters())

@@ -9,6 +9,7 @@ import pytest
 from hydrasim import Cluster, Device, Link, Shard, TrainingJob, Workload
 from hydrasim.command import Kind, Lane
 from hydrasim.errors import WorkloadError
+from hydrasim.explain import explain
 from hydrasim.host_updates import outdates_copies, shards_updated_after
 from hydrasim.optimum.bounds import loaded_bytes, lower_bounds, stored_bytes
 from hydrasim.profile import StatedCosts
@@ -41,6 +42,14 @@ def test_each_shard_is_updated_once_its_gradients_are_there_or_all_once_all_are(
     assert each["A/U0#0"][0] == max(computes["A/B0#0"][1] + 2.0, each["A/U1#0"][1])
     assert every["A/U0#0"][0] == computes["A/B0#0"][1] + 2.0
     assert every["A/U1#0"][0] == every["A/U0#0"][1]
+
+
+def test_an_update_can_be_explained():
+    timeline = simulate(Workload((job(),)), SPEED, "fifo")
+    text = explain(timeline, "A/U0#1").text()
+    assert text.startswith("A/U0#1 ran on the host from 16 s to 20 s (4 s), simulated under fifo.")
+    assert "store A/d0#1 on d2h:0, over at 16 s" in text
+    assert "update A/U0#0 A/w0" in text or "update A/w0" in text
 
 
 def test_other_jobs_work_goes_on_meanwhile():

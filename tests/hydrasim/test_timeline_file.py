@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hydrasim import Timeline, simulate
+from hydrasim.command import Kind, Lane
 from hydrasim.errors import HydraError, TimelineError
 from hydrasim.timeline import Span
 from tests.worlds import BYTE_A_SECOND, devices, fig6, heavy, workload
@@ -235,3 +237,12 @@ def test_what_is_no_parquet_is_refused(tmp_path: Path):
         Timeline.read(path)
     with pytest.raises(HydraError, match="cannot write"):
         TWO.write(tmp_path / "missing" / "run.parquet")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_kind_and_lane_can_be_read_back(tmp_path: Path, suffix: str):
+    pairs = [(kind.value, 0, lane.value) for kind, lane in product(Kind, Lane)] + [("update", -1, "update")]
+    spans = tuple(Span(number, *pair, "A/F0#0", 0.0, 1.0) for number, pair in enumerate(pairs))
+    path = tmp_path / f"run.{suffix}"
+    Timeline(spans, {"num_devices": 1}).write(path)
+    assert Timeline.read(path).spans == spans
