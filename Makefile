@@ -51,7 +51,7 @@ hostile: .venv/installed  ## 5,000 random simulations and 200 abused processes, 
 	$(BIN)/python -m experiments.hostile
 
 # Twice as many mini-batches, to see that no ratio moves: hydrasim experiment NAME --doubling
-paper: .venv/installed  ## all figures into results/, README, report page, CLAIMS.md: 25 minutes simulated, then 10 executed
+paper: .venv/installed  ## all figures into results/, README, report page, CLAIMS.md: 18 minutes simulated, then 11 executed
 	$(BIN)/hydrasim experiment all
 	$(MAKE) emulated report
 	$(BIN)/python -m experiments.claims --committed --update
