@@ -31,6 +31,8 @@ def alone_s(world: World, span: Span, costs: StatedCosts) -> float:
         return costs.compute_s(unit, span.device)
     if span.kind == "fetch":
         return costs.fetch_s(unit.job)
+    if span.kind == "update":
+        return costs.update_s(unit.job, unit.shard)
     if span.kind in ("read", "write"):
         return world.cluster.disk_s(span.nbytes, span.kind)
     return costs.copy_s(span.nbytes, span.device, "h2d" if span.kind == "load" else "d2h")
@@ -43,8 +45,8 @@ def carried(world: World, span: Span, seconds: float) -> Iterator[tuple[str, flo
         yield "memory", span.nbytes, cluster.host_bytes_per_s
         yield "disk", seconds, 1.0
         return
-    on_host = span.kind == "fetch" or cluster.devices[span.device].on_host
-    if span.kind in ("compute", "fetch"):
+    on_host = span.kind in ("fetch", "update") or cluster.devices[span.device].on_host
+    if span.kind in ("compute", "fetch", "update"):
         if on_host and cluster.host_cores is not None:
             yield "cores", seconds, cluster.host_cores
         return
