@@ -48,8 +48,7 @@ class TorchBackend:
         self._running: dict[int, Command] = {}
         self._issued_s: dict[int, float] = {}
         self._interested: dict[int, list[int]] = {}  # command -> devices that wait for it
-        self._held: list[Command] = []  # of the host, with predecessors that are not done
-        self._updates: dict[int, Order] = {}  # held ones, by command
+        self._held: list[tuple[Command, Order | None]] = []  # of the host: fetches, and updates with their orders
         self._newest: dict[BlockKey, int] = dict(store.location)  # where state will be once all stores are done
         self._target: dict[int, int] = {}
         self._events: deque[Event] = deque()
@@ -121,30 +120,28 @@ class TorchBackend:
 
     def _hold(self, command: Command) -> None:
         """Keep a command of the host until its predecessors are done."""
+        order = None
         if command.kind is Kind.UPDATE:
             assert command.block is not None
             source = self._newest[command.block]
-            self._updates[command.number] = Order(
-                replace(command, after=(), eligible=()), self._next_region(command), source
-            )
-        self._held.append(command)
+            order = Order(replace(command, after=(), eligible=()), self._next_region(command), source)
+        self._held.append((command, order))
 
     def _release(self) -> None:
         """Hand on what was held, as far as it may begin."""
         held, self._held = self._held, []
-        for command in held:
+        for command, order in held:
             if any(number in self._running for number in command.after):
-                self._held.append(command)
+                self._held.append((command, order))
                 continue
-            is_update = command.kind is Kind.UPDATE
             try:
-                if is_update:
-                    assert self._pool.updater is not None
-                    self._pool.updater.connection.send(self._updates.pop(command.number))
-                else:
+                if order is None:
                     self._loaders[command.unit.job].send((command.number, command.unit.minibatch))
+                else:
+                    assert self._pool.updater is not None
+                    self._pool.updater.connection.send(order)
             except (BrokenPipeError, OSError):
-                raise self._lost(None if is_update else command.unit.job) from None
+                raise self._lost(command.unit.job if order is None else None) from None
 
     def _finished(self, message: Done) -> Finished:
         command = self._running.pop(message.number)

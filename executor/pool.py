@@ -32,7 +32,6 @@ class DevicePool:
         self.workers: list[Child] = []
         self._loader_host: Child | None = None
         self.updater: Child | None = None
-        self._updates = False  # whether the run has it update
         self._loaders: list[Connection] = []
         self._links: dict[object, int] = {}
 
@@ -108,7 +107,6 @@ class DevicePool:
             answer = self.updater.connection.recv()
         if isinstance(answer, Broken):
             raise ExecutionError(f"{UPDATER} could not be set up: {answer.text}")
-        self._updates = True
 
     def has_link(self, index: int) -> bool:
         device = self.devices[index]
@@ -117,11 +115,10 @@ class DevicePool:
     def end_run(self) -> list[int]:
         """Free what the run held in the workers; return each device's peak bytes outside its arena."""
         self._close_loaders()
-        if self._updates and self.updater is not None:
+        if self.updater is not None:
             with _named(self.updater, UPDATER):
                 self.updater.connection.send("close")
                 self.updater.connection.recv()
-            self._updates = False
         for index, worker in enumerate(self.workers):
             with _named(worker, f"the worker of device {index}"):
                 worker.connection.send("close")
@@ -132,7 +129,7 @@ class DevicePool:
         self._close_loaders()
         for child in self._children:
             child.kill()
-        self.workers, self._loader_host, self.updater, self._updates = [], None, None, False
+        self.workers, self._loader_host, self.updater = [], None, None
         for fd in self._links.values():
             os.close(fd)
         self._links.clear()

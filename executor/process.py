@@ -8,10 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any, Protocol
+
+from executor.messages import Broken
+from hydrasim.errors import told
 
 _PR_SET_PDEATHSIG = 1
 # One heap that is not given back between units: page faults would make equal units take unequal times.
@@ -84,6 +88,55 @@ def receive_fd(source: socket.socket) -> int:
     if not fds:
         raise EOFError
     return fds[0]
+
+
+class Served(Protocol):
+    """A run in a process of its own."""
+
+    def handle(self, message: Any) -> None:
+        """Do what the parent asks."""
+
+    def close(self) -> object:
+        """End what it does; return what the parent is to know of it."""
+
+
+def serve(begin: Callable[[Any, Connection, Callable[[], int]], Served]) -> None:
+    """Serve the parent's runs, one after another, until it hangs up: a setup, what is to be done, and "close".
+
+    begin: makes a run of a setup, given the connection to report on and what receives a descriptor that follows the
+    setup; descriptors are closed with the run.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    own = socket.socket(fileno=int(sys.argv[1]))
+    connection = Connection(os.dup(own.fileno()))
+    run: Served | None = None
+    fds: list[int] = []
+
+    def received() -> int:
+        fds.append(receive_fd(own))
+        return fds[-1]
+
+    while True:
+        try:
+            message = connection.recv()
+        except (EOFError, OSError):
+            os._exit(0)  # threads may be in the middle of something; nobody waits for it
+        if message == "close":
+            answer = None if run is None else run.close()
+            run = None  # with what it holds, before the next run reserves its own
+            while fds:
+                os.close(fds.pop())
+            connection.send(answer)
+        elif run is None:
+            try:
+                run = begin(message, connection, received)
+                connection.send("ready")
+            except (BrokenPipeError, ConnectionResetError):
+                raise
+            except Exception as error:
+                connection.send(Broken(-1, "setup", told(error)))
+        else:
+            run.handle(message)
 
 
 @contextmanager

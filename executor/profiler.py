@@ -32,6 +32,7 @@ from hydrasim.dag import minibatch_dag
 from hydrasim.dataflow import activations_of
 from hydrasim.disk import read_text, write_text
 from hydrasim.errors import HydraError, ProfileError
+from hydrasim.host_updates import shards_on_host
 from hydrasim.mechanism import OURS, Mechanism
 from hydrasim.profile import MAX_SECONDS, KindProfile, Measurement, Profile, UnitKind
 from hydrasim.timeline import Timeline
@@ -251,12 +252,7 @@ def _is_whole(prepared: Prepared, samples: Samples) -> bool:
     found = _merge(prepared, [samples], 1, 1)
     measured = {unit for kind in found.kinds.values() for unit in kind.units} | set(found.updates)
     jobs = prepared.workload.jobs
-    updated = {
-        (job.name, Phase.UPDATE, index)
-        for job in jobs
-        for index, shard in enumerate(job.shards)
-        if job.host_updates != "no" and shard.gradient_bytes
-    }
+    updated = {(job.name, Phase.UPDATE, shard) for job in jobs for shard in shards_on_host(job)}
     return measured >= updated | {(job.name, *node) for job in jobs for node in minibatch_dag(job).nodes}
 
 

@@ -38,12 +38,6 @@ class LossScaling:
             scaler.get_scale(), scaler.get_growth_factor(), scaler.get_backoff_factor(), scaler.get_growth_interval()
         )
 
-    def make(self, device_type: str) -> torch.amp.GradScaler:
-        """Return a scaler at its start."""
-        return torch.amp.GradScaler(
-            device_type, self.init_scale, self.growth_factor, self.backoff_factor, self.growth_interval
-        )
-
     @property
     def first(self) -> Scale:
         return Scale(self.init_scale)

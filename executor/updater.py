@@ -5,10 +5,7 @@ A step is taken on a copy of the state, in a region of its own, so that the old 
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import sys
+from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
 
@@ -18,11 +15,10 @@ from executor.compute import take_step
 from executor.host_store import HEADER_BYTES, StoreView
 from executor.lanes import Completions, LaneThread, Reporter
 from executor.layout import ShardOnDevice, parameters_of
-from executor.messages import Broken, JobSetup, Order, UpdaterSetup
+from executor.messages import JobSetup, Order, UpdaterSetup
 from executor.pickling import load_without_weights
-from executor.process import ending_with_parent, receive_fd, send_or_leave
+from executor.process import ending_with_parent, send_or_leave, serve
 from hydrasim.dataflow import BlockKey
-from hydrasim.errors import told
 
 
 class Optimizers:
@@ -64,7 +60,7 @@ class Run:
         for thread in (self._reporter, *self._lanes.values()):
             thread.start()
 
-    def submit(self, order: Order) -> None:
+    def handle(self, order: Order) -> None:
         self._lanes[order.command.unit.job].submit(order, [])
 
     def close(self) -> None:
@@ -74,36 +70,15 @@ class Run:
             thread.join()
 
 
+def begin(setup: UpdaterSetup, connection: Connection, received: Callable[[], int]) -> Run:
+    """Map the host store, and make a run of a setup."""
+    return Run(setup, StoreView(received(), setup.store_bytes, setup.places), connection)
+
+
 def main() -> None:
     """Serve runs until the parent hangs up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    own = socket.socket(fileno=int(sys.argv[1]))
-    connection = Connection(os.dup(own.fileno()))
     torch.set_num_threads(1)  # as a device has, so that results are the same to the bit
-    run: Run | None = None
-    store_fd = -1
-    while True:
-        try:
-            message = connection.recv()
-        except (EOFError, OSError):
-            os._exit(0)  # a thread may be in the middle of something; nobody waits for it
-        if isinstance(message, UpdaterSetup):
-            store_fd = receive_fd(own)
-            try:
-                run = Run(message, StoreView(store_fd, message.store_bytes, message.places), connection)
-                connection.send("ready")
-            except (BrokenPipeError, ConnectionResetError):
-                raise
-            except Exception as error:
-                connection.send(Broken(-1, "setup", told(error)))
-        elif message == "close":
-            assert run is not None
-            run.close()
-            run = None
-            os.close(store_fd)
-            connection.send("closed")
-        elif run is not None:
-            run.submit(message)
+    serve(begin)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ from __future__ import annotations
 import gc
 import importlib
 import os
-import signal
-import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
 
@@ -22,12 +21,11 @@ import torch
 from executor.chaos import Chaos
 from executor.host_store import StoreView
 from executor.lanes import Completions, LaneThread, Reporter
-from executor.messages import Broken, Order, Setup
-from executor.process import ending_with_parent, receive_fd, send_or_leave
+from executor.messages import Order, Setup
+from executor.process import ending_with_parent, send_or_leave, serve
 from executor.transfer import Transfers
 from executor.units import Units
 from hydrasim.command import Kind, Lane
-from hydrasim.errors import told
 
 
 class Run:
@@ -50,6 +48,12 @@ class Run:
         }
         for thread in (self._reporter, *self._lanes.values()):
             thread.start()
+
+    def handle(self, message: tuple[list[Order], list[int]]) -> None:
+        """Queue orders, and take note of commands that other processes have done."""
+        orders, numbers = message
+        self.done_elsewhere(numbers)
+        self.submit(orders)
 
     def submit(self, orders: list[Order]) -> None:
         for order in orders:
@@ -91,47 +95,22 @@ class Run:
         return None
 
 
+def begin(setup: Setup, connection: Connection, received: Callable[[], int]) -> Run:
+    """Map the host store, and make a run of a setup."""
+    store_fd = received()
+    link_fd = received() if setup.has_link else None
+    store = StoreView(store_fd, setup.store_bytes, setup.places)
+    store.populate()
+    return Run(setup, store, link_fd, connection)
+
+
 def main() -> None:
     """Serve runs until the parent hangs up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.setswitchinterval(0.0005)  # lanes are threads; none may hold the interpreter for long
     importlib.import_module("torch._dynamo")  # a dispatch mode imports it when first used: a second in the first unit
     gc.freeze()  # the collection after each run need not look at all that importing torch made
-    own = socket.socket(fileno=int(sys.argv[1]))
-    connection = Connection(os.dup(own.fileno()))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    run: Run | None = None
-    store: StoreView | None = None
-    store_fd, link_fd = -1, None
-    while True:
-        try:
-            message = connection.recv()
-        except (EOFError, OSError):
-            os._exit(0)  # lanes may be in the middle of something; nobody waits for it
-        if isinstance(message, Setup):
-            store_fd = receive_fd(own)
-            link_fd = receive_fd(own) if message.has_link else None
-            try:
-                store = StoreView(store_fd, message.store_bytes, message.places)
-                store.populate()
-                run = Run(message, store, link_fd, connection)
-                connection.send("ready")
-            except (BrokenPipeError, ConnectionResetError):
-                raise
-            except Exception as error:
-                connection.send(Broken(-1, "setup", told(error)))
-        elif message == "close":
-            assert run is not None
-            peak_bytes = run.close()
-            run = store = None  # with it the arena, before the next run reserves its own
-            os.close(store_fd)
-            if link_fd is not None:
-                os.close(link_fd)
-            connection.send(peak_bytes)
-        elif run is not None:
-            orders, numbers = message
-            run.done_elsewhere(numbers)
-            run.submit(orders)
+    serve(begin)
 
 
 if __name__ == "__main__":

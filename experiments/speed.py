@@ -18,10 +18,10 @@ from typing import Annotated, Any
 
 import typer
 
+from experiments.peers.__main__ import run_race
 from experiments.peers.contender import Task
-from experiments.peers.race import Race
 from experiments.peers.ratios import ratio_of_pairs
-from experiments.peers.record import Record, read_records, record_of, write_record
+from experiments.peers.record import Record, read_records, write_record
 from experiments.peers.registry import OURS
 from experiments.peers.team import Limits
 from experiments.peers.workloads import PeerWorkload, find_workload
@@ -57,25 +57,15 @@ def main(
         make_folder(output)
         for name in _asked(workload, tuple(_RIVALS)):
             for flavour in _asked(optimizer, _OPTIMIZERS):
-                record = run_race(Task(_shorter(find_workload(name, smoke=smoke)), flavour), pairs, command, smoke)
+                task = Task(_shorter(find_workload(name, smoke=smoke)), flavour)
+                rounds = _SMOKE_PAIRS if smoke else pairs
+                record = run_race(task, _RIVALS[name], rounds, command, is_smoke=smoke, limits=Limits())
                 write_record(record, output)
                 write_results(read_records(output, is_smoke=smoke), output, command)
     except HydraError as reason:
         typer.echo(str(reason), err=True)
         raise typer.Exit(2) from None
     typer.echo((output / "report.md").read_text())
-
-
-def run_race(task: Task, pairs: int, command: str, smoke: bool) -> Record:
-    """Run one race, and return what is kept of it."""
-    title = f"{task.workload.name} {task.optimizer}"
-    rivals = _RIVALS[task.workload.name]
-    with Race(task, rivals, limits=Limits(), say=lambda text: typer.echo(f"{title}: {text}", err=True)) as race:
-        race.check()
-        for number in range(_SMOKE_PAIRS if smoke else pairs):
-            race.run_round(number)
-        race.end()
-        return record_of(race, command, is_smoke=smoke)
 
 
 def summary(records: Sequence[Record], command: str) -> dict[str, Any]:
@@ -137,8 +127,9 @@ def _row(name: str, flavour: str, ratio: dict[str, float] | None, goal: float | 
 
 
 def _shorter(workload: PeerWorkload) -> PeerWorkload:
+    """Return a workload for this race, which is not simulated."""
     specs = tuple(replace(spec, minibatches=max(1, spec.minibatches // _SHORTER)) for spec in workload.specs)
-    return replace(workload, specs=specs)
+    return replace(workload, specs=specs, is_simulated=False)
 
 
 def _asked(name: str, known: tuple[str, ...]) -> tuple[str, ...]:

@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     from hydrasim.host_memory import Emit, HostMemory
 
 
-def outdates_copies(job: TrainingJob, unit: ShardUnit) -> bool:
-    """Tell whether a unit is the last to use its shard's state before that is updated in host memory.
+def shards_on_host(job: TrainingJob) -> list[int]:
+    """Return the shards whose optimizers step in host memory; one that gets no gradients never steps."""
+    return [index for index, shard in enumerate(job.shards) if job.host_updates != "no" and shard.gradient_bytes]
 
-    A shard that gets no gradients is never updated.
-    """
+
+def outdates_copies(job: TrainingJob, unit: ShardUnit) -> bool:
+    """Tell whether a unit is the last to use its shard's state before that is updated in host memory."""
     if job.host_updates == "no" or unit.phase not in (Phase.BACKWARD, Phase.LOSS):
         return False
-    return job.steps_after(unit.minibatch) and job.shards[unit.shard].gradient_bytes > 0
+    return job.steps_after(unit.minibatch) and unit.shard in shards_on_host(job)
 
 
 def shards_updated_after(job: TrainingJob, unit: ShardUnit) -> list[int]:
@@ -35,7 +37,7 @@ def shards_updated_after(job: TrainingJob, unit: ShardUnit) -> list[int]:
     ends = job.host_updates == "all" and unit.shard == 0 and unit.phase in (Phase.BACKWARD, Phase.LOSS)
     if not ends or not job.steps_after(unit.minibatch):
         return []
-    return [index for index, shard in enumerate(job.shards) if shard.gradient_bytes]
+    return shards_on_host(job)
 
 
 def update_on_host(job: TrainingJob, unit: ShardUnit, host: HostMemory, emit: Emit) -> list[BlockKey]:

@@ -121,9 +121,7 @@ class Residency:
         if dirty_on is not None and dirty_on != device:
             self._store(self.arenas[dirty_on].blocks[flow.state], unit, dirty_on, emit)
         if flow.updates_state:
-            for other in list(self._holders.get(flow.state, ())):
-                if other != device:
-                    self._retire(self.arenas[other].blocks[flow.state], other)
+            self._retire_all(flow.state, but=device)
 
     def _place_all(self, unit: ShardUnit, device: int, flow: Dataflow, emit: Emit) -> bool:
         """Give every block of the unit an address; tell whether fragments of its own blocks left room."""
@@ -235,8 +233,7 @@ class Residency:
                 if not self._mechanism.skip_spill:
                     self._retire(blocks[key], device)
         for key in flow.consumes:
-            for holder in list(self._holders.get(key, ())):
-                self._retire(self.arenas[holder].blocks[key], holder)
+            self._retire_all(key)
             self.host.forget(key)
         state = blocks.get(flow.state)
         if (
@@ -254,12 +251,10 @@ class Residency:
     def _update_on_host(self, unit: ShardUnit, flow: Dataflow, emit: Emit) -> None:
         """Have the optimizers step that are in host memory, and let go of what is old or spent then."""
         job = self._jobs[unit.job]
-        gone = [flow.state] if outdates_copies(job, unit) else []
-        spent = update_on_host(job, unit, self.host, emit)
-        for key in (*gone, *spent):
-            for holder in list(self._holders.get(key, ())):
-                self._retire(self.arenas[holder].blocks[key], holder)
-        for key in spent:
+        if outdates_copies(job, unit):
+            self._retire_all(flow.state)
+        for key in update_on_host(job, unit, self.host, emit):
+            self._retire_all(key)
             self.host.forget(key)
 
     def _store_now(self, unit: ShardUnit, device: int, flow: Dataflow) -> bool:
@@ -292,6 +287,12 @@ class Residency:
         command = emit(Kind.STORE, lane, device, unit, after, block, 0, nbytes)
         self.host.stored(block, command)
         block.last_store, block.dirty = command.number, False
+
+    def _retire_all(self, key: BlockKey, but: int | None = None) -> None:
+        """Give up a block on all devices, or all but one."""
+        for holder in list(self._holders.get(key, ())):
+            if holder != but:
+                self._retire(self.arenas[holder].blocks[key], holder)
 
     def _retire(self, block: Block, device: int) -> None:
         self._holders[block.key].remove(device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +33,7 @@ _SMOKE_PAIRS = 2
 _SMOKE_PROFILE = {"rounds": 1, "minibatches": 2}
 
 
-def run_race(task: Task, rivals: list[str], pairs: int, command: str, *, is_smoke: bool, limits: Limits) -> Record:
+def run_race(task: Task, rivals: Sequence[str], pairs: int, command: str, *, is_smoke: bool, limits: Limits) -> Record:
     """Run one race and simulate it where the workload says so; return what is kept of it.
 
     Raises:

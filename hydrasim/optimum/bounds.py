@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from hydrasim.capacity import arena_bytes
 from hydrasim.dag import Templates, kinds_of_minibatches, minibatch_dag, whole_path_s
 from hydrasim.dataflow import BlockKey, aligned, block_bytes, dataflow, updates_state
-from hydrasim.host_updates import shards_updated_after
+from hydrasim.host_updates import shards_on_host, shards_updated_after
 from hydrasim.mechanism import includes
 from hydrasim.optimum.copies import LeastCopies
 from hydrasim.workload import ShardUnit, TrainingJob, Workload
@@ -94,7 +94,7 @@ def loaded_bytes(job: TrainingJob, room_bytes: int) -> int:
     backward = max(0, sum(parameters) - room_bytes) if job.update_units else 0
     once = state_bytes(job) if job.num_steps else sum(parameters)
     if job.host_updates != "no":  # what the host has updated is loaded again, as far as there is a mini-batch to come
-        fresh = sum(n for n, shard in zip(parameters, job.shards, strict=True) if shard.gradient_bytes)
+        fresh = sum(parameters[shard] for shard in shards_on_host(job))
         once += (-(-job.num_minibatches // job.accumulate) - 1) * fresh
     return max(once, job.num_minibatches * (forward + backward) + job.num_steps * updating)
 

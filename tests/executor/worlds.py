@@ -161,10 +161,10 @@ def expected(job: TorchJob, dataloader: Any = None) -> Answer:
     with random_state_kept():
         numpy.random.seed(job.seed % 2**32)  # the reference leaves numpy's stream alone
         options = dict(vars(job.step_options))
-        scaling, _ = options.pop("scaling"), options.pop("scale")
+        del options["scaling"], options["scale"]
         losses, trained = train_plain(
             model, job.loss_fn, data, optimizer, epochs=job.epochs, max_steps=job.max_steps, seed=job.seed,
-            scheduler=job.scheduler, grad_scaler=None if scaling is None else scaling.make("cpu"), **options,
+            scheduler=job.scheduler, grad_scaler=copy.deepcopy(job.grad_scaler), **options,
         )  # fmt: skip
     state = {
         f"{name}:{key}": value
