@@ -26,8 +26,8 @@ class Block:
 
     valid_bytes: the leading bytes that hold current data. dirty: host memory lacks these contents.
     last_use: bind sequence number of the last unit that used it. next_use: position in the device's
-    plan of the next one, when a plan is followed. guards: commands after which the range may be reused.
-    last_store: the newest store that reads it. segments: what the range's former owners still do there;
+    plan of the next one, when a plan is followed. last_compute, last_store: the newest commands that use it, after which
+    the range may be reused. segments: what the range's former owners still do there;
     bytes that were never written since, such as those behind a loaded prefix, go on waiting for that.
     """
 
@@ -38,8 +38,8 @@ class Block:
     dirty: bool = False
     last_use: int = NEVER
     next_use: int | None = None
-    last_store: int | None = None
-    guards: set[int] = field(default_factory=set)
+    last_compute: int = NEVER
+    last_store: int = NEVER
     segments: list[Segment] = field(default_factory=list)
 
     @property
@@ -115,10 +115,10 @@ class Arena:
         old_starts, old_ends = [old.offset for old in self._retired], [old.end for old in self._retired]
         offsets = {0, self.capacity - nbytes, *ends, *old_starts, *old_ends}
         offsets.update([edge - nbytes for edges in (starts, old_starts, old_ends) for edge in edges])
-        num_pinned = [0, *accumulate(block.key in pinned for block in live)]
+        num_pinned = [0, *accumulate([block.key in pinned for block in live])]
         num_late, late_starts, late_ends = [0] * len(num_pinned), [], []
         if previous > NEVER:
-            num_late = [0, *accumulate(max(block.guards, default=NEVER) >= previous for block in live)]
+            num_late = [0, *accumulate([block.last_compute >= previous for block in live])]
             still_read = sorted([(old.offset, old.end) for old in self._retired if old.newest >= previous])
             late_starts, late_ends = [start for start, _ in still_read], [end for _, end in still_read]
         least, best = (True, True), None
@@ -180,10 +180,9 @@ class Arena:
         place = bisect_left(self._starts, block.offset)
         del self._live[place], self._starts[place], self._ends[place]
         self.used_bytes -= block.nbytes
-        guards = block.guards.union(*(segment.guards for segment in block.unwritten(block.nbytes)))
-        if block.last_store is not None:
-            guards.add(block.last_store)
-        self._retired.append(_Retired(block.offset, block.end, frozenset(guards), max(guards, default=NEVER)))
+        uses = [number for number in (block.last_compute, block.last_store) if number != NEVER]
+        guards = frozenset(uses).union(*[segment.guards for segment in block.unwritten(block.nbytes)])
+        self._retired.append(_Retired(block.offset, block.end, guards, max(guards, default=NEVER)))
 
 
 def _segments(covered: list[_Retired], offset: int, end: int) -> list[Segment]:

@@ -204,7 +204,7 @@ class Residency:
             for segment in blocks[key].segments if key in blocks else ():
                 after |= segment.guards
         state = blocks.get(flow.state)
-        if flow.updates_state and state is not None and state.last_store is not None:
+        if flow.updates_state and state is not None and state.last_store != NEVER:
             after.add(state.last_store)
         touched = [blocks[key] for key in flow.touched if key in blocks]
         places = tuple((block.key, block.offset) for block in touched)
@@ -213,7 +213,7 @@ class Residency:
             Kind.COMPUTE, Lane.COMPUTE, device, unit, after, places=places, mode=flow.mode, live_bytes=live_bytes
         )
         for block in touched:
-            block.guards = {compute.number}
+            block.last_compute = compute.number
             block.last_use = self._bound[device]
         if flow.updates_state and state is not None:
             state.dirty = True
@@ -283,7 +283,9 @@ class Residency:
     def _store(self, block: Block, unit: ShardUnit, device: int, emit: Emit) -> None:
         lane = Lane.COMPUTE if self._mechanism.synchronous_copies else Lane.D2H
         nbytes = block.nbytes if block.dirty or block.key.kind != "w" else block.valid_bytes
-        after = block.guards | self.host.before_store(block, nbytes, unit, emit)
+        after = self.host.before_store(block, nbytes, unit, emit)
+        if block.last_compute != NEVER:
+            after.add(block.last_compute)
         command = emit(Kind.STORE, lane, device, unit, after, block, 0, nbytes)
         self.host.stored(block, command)
         block.last_store, block.dirty = command.number, False

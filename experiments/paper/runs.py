@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -69,7 +70,7 @@ def beside(
     if workers < 2:
         return [function(*each) for each in arguments]
     order = sorted(range(len(arguments)), key=lambda index: -weight(*arguments[index]))
-    with ProcessPoolExecutor(workers, get_context("forkserver"), initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, get_context("forkserver"), initializer=_begin_worker) as pool:
         pending = {index: pool.submit(function, *arguments[index]) for index in order}
         return [pending[index].result() for index in range(len(arguments))]
 
@@ -148,8 +149,13 @@ def _num_units(run: Run, num_minibatches: int) -> int:
     return sum(job.num_units for job in jobs) * (num_devices if run.system is not None else 1)
 
 
-def _end_with_parent() -> None:
-    """Have this worker end when whoever asked for it does, in whatever way; by itself it would wait for ever."""
+def _begin_worker() -> None:
+    """Have this worker end when whoever asked for it does, in whatever way; by itself it would wait for ever.
+
+    And have its garbage looked for rarely: simulations leave hardly any that is not freed by itself.
+    """
+    gc.freeze()
+    gc.set_threshold(100_000)
 
     def watch() -> None:
         parent = parent_process()
