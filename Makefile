@@ -57,7 +57,7 @@ paper: .venv/installed  ## all figures into results/, README, report page, CLAIM
 	$(BIN)/python -m experiments.claims --committed --update
 
 emulated: .venv/installed  ## small figures of the paper, executed; ten minutes, and they want the machine for themselves
-	for name in fig6 ablation scaling model-size loading-zone; do $(BIN)/hydrasim experiment emulated-$$name || exit; done
+	for name in fig6 ablation scaling model-size loading-zone prefetch; do $(BIN)/hydrasim experiment emulated-$$name || exit; done
 	$(BIN)/python -m experiments.readme
 
 # Some of it: make peers PEERS="--workload W --optimizer adamw"; races run one at a time are reported together.

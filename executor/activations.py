@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 from executor.budget import storages_of
 from executor.compute import PLAIN, Boundary, Loss, Seeds, device_type, go_backward, needs_grad, run_layers
 from executor.step import StepOptions
+from executor.tensors import copy_bytes
 from hydrasim.dataflow import ALIGNMENT, aligned
 
 
@@ -98,7 +99,7 @@ class SavedTensors:
         if self._arena is not None:
             if self.nbytes > self._room:
                 raise TooLarge(f"activations take more than the {self._room:,} bytes that they took in the pilot.")
-            self._arena[self._block + start : self._block + start + len(data)].copy_(data)
+            copy_bytes(self._arena[self._block + start : self._block + start + len(data)], data)
         return start
 
     def _unpack(self, saved: _Saved | torch.Tensor) -> torch.Tensor:

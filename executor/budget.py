@@ -39,8 +39,13 @@ class BudgetTracker(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator, then count what it made."""
-        result = func(*args, **(kwargs or {}))
-        for tensor in (result,) if isinstance(result, torch.Tensor) else pytree.tree_leaves(result):
+        result = func(*args, **kwargs) if kwargs else func(*args)
+        if type(result) is torch.Tensor and result.layout is torch.strided:  # mostly; every operator pays for this
+            storage = result.untyped_storage()
+            if storage._cdata not in self._live:
+                self._add(storage)
+            return result
+        for tensor in pytree.tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
                 for storage in storages_of(tensor):
                     self._add(storage)

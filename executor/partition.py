@@ -117,7 +117,7 @@ def reserved_bytes(parts: Sequence[Partition]) -> int:
 
 def _squeezed(pilots: Sequence[JobPilot], memory_bytes: int, share: float) -> list[Partition]:
     """Cut with a limit on the activation peak: that of the costliest single layer, or a little more."""
-    finest = [_as_given(pilot) or _at(pilot, tuple(range(1, len(pilot.job.layers)))) for pilot in pilots]
+    finest = [_as_given(pilot) or cut_at(pilot, tuple(range(1, len(pilot.job.layers)))) for pilot in pilots]
     constant_bytes = sum(part.constant_bytes for part in finest)
     peak = reserved_bytes(finest) - constant_bytes
     while peak + constant_bytes < memory_bytes:
@@ -164,7 +164,7 @@ def _cut(pilot: JobPilot, room: Callable[[ShardPilot], int]) -> Partition:
         if not chosen:
             raise ShardTooLarge(f"no cuts of {pilot.job.name!r} fit.")
         nowhere.add(chosen.pop()[0])
-    return _at(pilot, tuple(high for high, _ in chosen[:-1]))
+    return cut_at(pilot, tuple(high for high, _ in chosen[:-1]))
 
 
 def _fitting(
@@ -187,10 +187,10 @@ def _as_given(pilot: JobPilot) -> Partition | None:
     if pilot.job.cuts is None:
         return None
     pilot.job.shards(pilot.job.cuts)  # complains about impossible cuts
-    return _at(pilot, pilot.job.cuts)
+    return cut_at(pilot, pilot.job.cuts)
 
 
-def _at(pilot: JobPilot, cuts: tuple[int, ...]) -> Partition:
+def cut_at(pilot: JobPilot, cuts: tuple[int, ...]) -> Partition:
     """Return the job in these cuts; what is known of its shards is then as exact as it can be."""
     bounds = list(itertools.pairwise([0, *cuts, len(pilot.job.layers)]))
     return Partition(pilot.job, pilot, cuts, tuple(pilot.chain(bounds)))

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import Literal
 
 import torch
 
@@ -22,6 +23,7 @@ from hydrasim.errors import HydraError
 from hydrasim.simulator import simulate
 from hydrasim.workload import ActivationMode, Shard, TrainingJob, Workload
 
+Partitioner = Literal["greedy", "search"]
 _PREDICTED_MINIBATCHES = 4  # of each job, to choose where optimizers step
 
 
@@ -149,8 +151,11 @@ def prepare(
     loading_zone_fraction: float | None = None,
     fused: bool = True,
     pilots: Sequence[JobPilot] | None = None,
+    partitioner: Partitioner = "greedy",
 ) -> Prepared:
     """Cut the jobs for the devices and find out what each shard takes.
+
+    partitioner: "greedy" takes the fewest shards that fit, "search" those that a simulation foretells to end soonest.
 
     Jobs that leave it open where their optimizers step all do so on devices, or all in host memory: where a simulation
     of a few mini-batches, at the pilots' rough seconds, ends sooner. pilots: of the same jobs, from an earlier call, to
@@ -163,15 +168,25 @@ def prepare(
         raise DeviceError("there are no devices to train on; give at least one.")
     _check_apart(jobs)
     if any(job.update_on == "auto" for job in jobs):
-        again = partial(prepare, devices=devices, loading_zone_fraction=loading_zone_fraction, fused=fused)
+        again = partial(
+            prepare, devices=devices, loading_zone_fraction=loading_zone_fraction, fused=fused, partitioner=partitioner
+        )
         return _sooner(jobs, again)
     memory_bytes = min(device.describe().memory_bytes for device in devices)
     num_threads = 1 if any(device.describe().on_host for device in devices) else torch.get_num_threads()
     pilots = [JobPilot(job, num_threads) for job in jobs] if pilots is None else pilots
     parts = partition(pilots, memory_bytes, loading_zone_fraction=loading_zone_fraction)
-    prepared = Prepared(tuple(parts), tuple(devices), fused, loading_zone_fraction=loading_zone_fraction)
+
+    def made(parts: Sequence[Partition]) -> Prepared:
+        return Prepared(tuple(parts), tuple(devices), fused, loading_zone_fraction=loading_zone_fraction)
+
+    prepared = made(parts)
     assert prepared.workload  # names must differ
-    return prepared
+    if partitioner == "greedy":
+        return prepared
+    from executor.search import searched
+
+    return searched(prepared, made)
 
 
 def _sooner(jobs: Sequence[TorchJob], prepare_all: Callable[[list[TorchJob]], Prepared]) -> Prepared:

@@ -17,11 +17,12 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 import torch
 
+from executor.copying import core_copy_bytes_per_s
 from executor.pool import DevicePool
 from executor.prepare import Prepared
 from executor.train import RunResult, train
@@ -44,7 +45,6 @@ _FIRST, _ALONE, _OTHER = "first ", "alone ", "recomputed "
 
 ROUNDS, MINIBATCHES = 5, 4
 _POLICY = "sharded-lrtf"  # no job is left to run alone at the end, so all are measured beside others
-_COPIED_BYTES, _COPY_PASSES = 64 << 20, 9  # more than caches hold
 _POLICY_ALONE, _ALONE_EVERY = "one-model-spilling", 2
 
 
@@ -95,25 +95,6 @@ def _with_core_copies(cluster: Cluster) -> Cluster:
     """Add what one core copies, where links are emulated: their copies take part of one."""
     throttled = any(device.on_host and math.isfinite(device.h2d.bytes_per_s) for device in cluster.devices)
     return replace(cluster, core_copy_bytes_per_s=core_copy_bytes_per_s()) if throttled else cluster
-
-
-def core_copy_bytes_per_s() -> float:
-    """Measure what one core copies from memory to memory; the median of several passes.
-
-    In seconds of the core, not of the clock, so that other work on the machine is hardly a part of it.
-    """
-    source, target = (torch.ones(_COPIED_BYTES, dtype=torch.uint8) for _ in range(2))
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # what a device has
-    try:
-        seconds = []
-        for _ in range(_COPY_PASSES):
-            began_s = time.thread_time()
-            target.copy_(source)
-            seconds.append(time.thread_time() - began_s)
-    finally:
-        torch.set_num_threads(num_threads)
-    return _COPIED_BYTES / median(seconds)
 
 
 def _measured(run: Callable[..., RunResult], prepared: Prepared, cluster: Cluster) -> Samples:

@@ -31,10 +31,25 @@ from hydrasim.errors import HydraError
 
 _OPTIMIZERS = ("adamw", "sgd")
 _SCALED, _FITTING = "W", "W-fits"
-_RIVALS = {_SCALED: ("ideal", "ours-host-updates", "ours-alone", "ideal-alone"), _FITTING: ("ideal",)}
+_RIVALS = {
+    _SCALED: ("ideal", "ours-host-updates", "ours-searched", "ours-alone", "ours-searched-alone", "ideal-alone"),
+    _FITTING: ("ideal",),
+}
 _SHORTER = 2  # than the races with rivals, since one device takes twice as long
 _SMOKE_PAIRS = 1
-_GOALS = {"to_ideal": {_SCALED: 0.90, _FITTING: 0.97}, "alone_to_ideal": 0.90, "scaling": 1.9, "orchestration": 0.01}
+_GOALS: dict[str, Any] = {
+    "to_ideal": {_SCALED: 0.90, _FITTING: 0.97},
+    "alone_to_ideal": 0.90,
+    "scaling": 1.9,
+    "orchestration": 0.01,
+}
+_ROWS = (  # of the summary's ratios: what they are called, and the goal
+    ("alone_ratio_to_ideal", f"to the ideal, {_SCALED}, one device", _GOALS["alone_to_ideal"]),
+    ("scaling_1_to_2", f"two devices over one, {_SCALED}", _GOALS["scaling"]),
+    ("device_over_host_updates", f"updates on devices over those on the host, {_SCALED}, two devices", None),
+    ("search_over_greedy", f"searched cuts over greedy ones, {_SCALED}, two devices", None),
+    ("search_over_greedy_alone", f"searched cuts over greedy ones, {_SCALED}, one device", None),
+)
 _ABOUT = """\
 Emulated: devices are CPU cores, copies go at memory speed. *To the ideal*: throughput over that of every model whole in
 memory, trained by the plain loop, a process a core. *W* lets a device hold half of a state beside the activation
@@ -72,21 +87,38 @@ def summary(records: Sequence[Record], command: str) -> dict[str, Any]:
     """Return the figures of all races, by optimizer and workload; those of one device and of scaling from W's."""
     found: dict[str, Any] = {
         "label": "emulated", "command": command, "goals": _GOALS, "ratio_to_ideal": {}, "alone_ratio_to_ideal": {},
-        "scaling_1_to_2": {}, "device_over_host_updates": {}, "orchestration_fraction": {},
+        "scaling_1_to_2": {}, "device_over_host_updates": {}, "search_over_greedy": {},
+        "search_over_greedy_alone": {}, "orchestration_fraction": {},
     }  # fmt: skip
     for record in records:
         flavour, name, contenders = record["optimizer"], record["workload"], record["contenders"]
         found["ratio_to_ideal"].setdefault(flavour, {})[name] = contenders["ideal"].get("ratio")
         shares = {f"{name}, two devices": contenders[OURS]["facts"]["orchestration_fraction"]}
         if "ours-alone" in contenders:
-            alone, ideal = contenders["ours-alone"], contenders["ideal-alone"]
-            both = list(zip(alone["seconds"], ideal["seconds"], strict=False))
-            found["alone_ratio_to_ideal"][flavour] = asdict(ratio_of_pairs(both)) if both else None
+            alone = contenders["ours-alone"]
+            searched = contenders["ours-searched-alone"]
+            found["alone_ratio_to_ideal"][flavour] = _ratio(alone, contenders["ideal-alone"])
+            found["search_over_greedy"][flavour] = _inverse(contenders["ours-searched"].get("ratio"))
+            found["search_over_greedy_alone"][flavour] = _ratio(searched, alone)
             found["scaling_1_to_2"][flavour] = alone.get("ratio")
             found["device_over_host_updates"][flavour] = contenders["ours-host-updates"].get("ratio")
             shares[f"{name}, one device"] = alone["facts"].get("orchestration_fraction")
         found["orchestration_fraction"].setdefault(flavour, {}).update(shares)
     return found | {"races": list(records)}
+
+
+def _ratio(one: Any, other: Any) -> dict[str, float] | None:
+    """Return the throughput of one contender over another's, by the rounds in which both ran."""
+    pairs = list(zip(one["seconds"], other["seconds"], strict=False))
+    return asdict(ratio_of_pairs(pairs)) if pairs else None
+
+
+def _inverse(ratio: dict[str, float] | None) -> dict[str, float] | None:
+    """Turn ours over another way into that over ours."""
+    if ratio is None:
+        return None
+    turned = {"value": 1 / ratio["value"], "low": 1 / ratio["high"], "high": 1 / ratio["low"]}
+    return {**turned, "num_pairs": ratio["num_pairs"]}
 
 
 def write_results(records: Sequence[Record], folder: Path, command: str) -> None:
@@ -103,12 +135,9 @@ def report_text(found: dict[str, Any]) -> str:
     for flavour, by_workload in found["ratio_to_ideal"].items():
         for name, ratio in by_workload.items():
             lines += _row(f"to the ideal, {name}, two devices", flavour, ratio, _GOALS["to_ideal"][name])
-    for flavour, ratio in found["alone_ratio_to_ideal"].items():
-        lines += _row(f"to the ideal, {_SCALED}, one device", flavour, ratio, _GOALS["alone_to_ideal"])
-    for flavour, ratio in found["scaling_1_to_2"].items():
-        lines += _row(f"two devices over one, {_SCALED}", flavour, ratio, _GOALS["scaling"])
-    for flavour, ratio in found["device_over_host_updates"].items():
-        lines += _row(f"updates on devices over those on the host, {_SCALED}, two devices", flavour, ratio, None)
+    for key, name, goal in _ROWS:
+        for flavour, ratio in found[key].items():
+            lines += _row(name, flavour, ratio, goal)
     for flavour, shares in found["orchestration_fraction"].items():
         for name, share in shares.items():
             if share is not None:

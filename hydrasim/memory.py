@@ -26,8 +26,8 @@ class Block:
 
     valid_bytes: the leading bytes that hold current data. dirty: host memory lacks these contents.
     last_use: bind sequence number of the last unit that used it. next_use: position in the device's
-    plan of the next one, when a plan is followed. last_compute, last_store: the newest commands that use it, after which
-    the range may be reused. segments: what the range's former owners still do there;
+    plan of the next one, when a plan is followed. last_compute, last_store: the newest commands that
+    use it, after which the range may be reused. segments: what the range's former owners still do there;
     bytes that were never written since, such as those behind a loaded prefix, go on waiting for that.
     """
 

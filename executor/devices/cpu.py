@@ -19,6 +19,7 @@ import torch
 from executor.budget import BudgetTracker
 from executor.devices.base import Device, DeviceMemory
 from executor.errors import DeviceError
+from executor.tensors import copy_bytes
 from hydrasim.cluster import Device as SimulatedDevice
 from hydrasim.cluster import Link
 
@@ -75,12 +76,12 @@ class _CpuMemory(DeviceMemory):
 
     def copy(self, target: torch.Tensor, source: torch.Tensor, direction: str) -> None:
         if self._clock is None:
-            target.copy_(source)
+            copy_bytes(target, source)
             return
         for start in range(0, len(source), _CHUNK_BYTES):
             end = min(len(source), start + _CHUNK_BYTES)
             due_s = self._clock.reserve(end - start, direction)
-            target[start:end].copy_(source[start:end])
+            copy_bytes(target[start:end], source[start:end])
             time.sleep(max(0.0, due_s - time.monotonic()))
 
     def fill(self, start: int, nbytes: int, value: int) -> None:

@@ -53,13 +53,20 @@ class Outcome:
     error: str = ""
 
 
+_done: dict[tuple[Run, int], Outcome] = {}
+
+
 def run_all(runs: Sequence[Run], num_minibatches: int | Sequence[int] = STEADY_MINIBATCHES) -> list[Outcome]:
     """Simulate runs beside each other, on all cores; the outcomes are those of one after another.
 
-    num_minibatches: of each world's shortest job, for all runs or by run; 0 for the full length.
+    What figures have in common is simulated once a process. num_minibatches: of each world's shortest job, for all runs
+    or by run; 0 for the full length.
     """
     lengths = [num_minibatches] * len(runs) if isinstance(num_minibatches, int) else num_minibatches
-    return beside(run_one, list(zip(runs, lengths, strict=True)), _num_units)
+    asked = list(zip(runs, lengths, strict=True))
+    new = [pair for pair in dict.fromkeys(asked) if pair not in _done]
+    _done.update(zip(new, beside(run_one, new, _num_units), strict=True))
+    return [_done[pair] for pair in asked]
 
 
 def beside(

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from executor import Prepared
-from executor.profiler import core_copy_bytes_per_s
+from executor.copying import core_copy_bytes_per_s
 from executor.profiler import profile as measure
 from experiments.peers.contender import Options, Task
 from experiments.peers.contenders.ours import prepare_for_peers, stopped_after

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from executor import CpuDevice, CsvLog, DevicePool, LiveTable, MinibatchDone, TensorBoardLog, train
 from executor.errors import ExecutionError
@@ -52,25 +53,19 @@ def test_a_live_table_shows_the_newest_of_each_job():
     assert "0.5000" in shown.getvalue()
 
 
-def test_tensorboard_is_written_or_asked_for(tmp_path, monkeypatch):
-    written = []
-
-    class SummaryWriter:
-        def __init__(self, folder: str) -> None:
-            self.folder = folder
-
-        def add_scalar(self, *what: object) -> None:
-            written.append((self.folder, *what))
-
-        def close(self) -> None:
-            written.append("closed")
-
-    fake = type(sys)("torch.utils.tensorboard")
-    fake.SummaryWriter = SummaryWriter
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+def test_tensorboard_is_written_and_read(tmp_path):
     with TensorBoardLog(tmp_path) as log:
-        log(MinibatchDone("A", 0, 1, 2.5, 0.1))
-    assert written == [(str(tmp_path / "A"), "loss", 2.5, 0), "closed"]
+        log(MinibatchDone("A", 0, 2, 2.5, 0.1))
+        log(MinibatchDone("A", 1, 2, 1.25, 0.2))
+        log(MinibatchDone("B", 0, 1, 3.0, 0.3))
+    found = {job: EventAccumulator(str(tmp_path / job)).Reload().Scalars("loss") for job in "AB"}
+    assert {job: [(event.step, event.value) for event in events] for job, events in found.items()} == {
+        "A": [(0, 2.5), (1, 1.25)],
+        "B": [(0, 3.0)],
+    }
+
+
+def test_tensorboard_is_asked_for_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ExecutionError, match="needs the package tensorboard"):
         TensorBoardLog(tmp_path)

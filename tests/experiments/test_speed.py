@@ -42,6 +42,8 @@ def test_figures_follow_from_the_races_alone():
                         "ratio": ratio(1.8), "seconds": [2.0, 4.0, 2.0], "facts": {"orchestration_fraction": 0.01},
                     },
                     "ours-host-updates": {"ratio": ratio(1.1)},
+                    "ours-searched": {"ratio": ratio(0.8)},
+                    "ours-searched-alone": {"seconds": [1.0, 2.0, 1.0]},
                     "ideal-alone": {"seconds": [1.0, 2.0, 2.0]},
                 },
             )
@@ -51,6 +53,8 @@ def test_figures_follow_from_the_races_alone():
     assert found["ratio_to_ideal"] == {"sgd": {"W": ratio(0.9)}}
     assert found["scaling_1_to_2"] == {"sgd": ratio(1.8)}
     assert found["device_over_host_updates"] == {"sgd": ratio(1.1)}
+    assert found["search_over_greedy"] == {"sgd": ratio(1.25)}
+    assert found["search_over_greedy_alone"]["sgd"]["value"] == 2.0
     assert found["alone_ratio_to_ideal"]["sgd"]["value"] == 0.5
     assert found["orchestration_fraction"] == {"sgd": {"W, two devices": 0.02, "W, one device": 0.01}}
     page = report_text(found)

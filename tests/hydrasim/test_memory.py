@@ -81,9 +81,9 @@ def test_a_block_larger_than_the_arena_finds_no_place():
 
 def test_a_range_that_the_unit_before_still_uses_comes_last():
     arena = Arena(192)
-    put(arena, "a", 0, last_use=9, guards={5})
-    put(arena, "b", 1, last_use=1, guards={9})
-    put(arena, "c", 2, last_use=5, guards={5})
+    put(arena, "a", 0, last_use=9, last_compute=5)
+    put(arena, "b", 1, last_use=1, last_compute=9)
+    put(arena, "c", 2, last_use=5, last_compute=5)
     assert chosen(arena, 1, previous=9) == (2, "c")  # b is older, but command 9 may still run
 
 
@@ -100,7 +100,7 @@ def test_fresh_memory_has_nothing_to_wait_for():
 
 def test_a_new_owner_waits_for_the_guards_and_the_store_of_the_old_one():
     arena = Arena(64)
-    arena.retire(put(arena, "a", 0, guards={3}, last_store=5))
+    arena.retire(put(arena, "a", 0, last_compute=3, last_store=5))
     assert arena.place(key("b"), 64, 0).segments == [Segment(0, 64, frozenset({3, 5}))]
 
 
@@ -108,8 +108,8 @@ def test_segments_tell_parts_with_different_owners_apart():
     # A A B .     A retired with guard 1, B with guard 2
     # . n n n     n spans half of A, all of B, and fresh memory
     arena = Arena(256)
-    arena.retire(put(arena, "A", 0, 2, guards={1}))
-    arena.retire(put(arena, "B", 2, guards={2}))
+    arena.retire(put(arena, "A", 0, 2, last_compute=1))
+    arena.retire(put(arena, "B", 2, last_compute=2))
     segments = arena.place(key("n"), 192, 64).segments
     assert segments == [
         Segment(0, 64, frozenset({1})),
@@ -121,15 +121,15 @@ def test_segments_tell_parts_with_different_owners_apart():
 def test_neighbours_with_the_same_guards_are_one_segment():
     arena = Arena(128)
     for name, offset in (("A", 0), ("B", 1)):
-        arena.retire(put(arena, name, offset, guards={1}))
+        arena.retire(put(arena, name, offset, last_compute=1))
     assert arena.place(key("n"), 128, 0).segments == [Segment(0, 128, frozenset({1}))]
 
 
 def test_the_rest_of_a_retired_range_keeps_its_guards():
     # A A A       then  . n .  and n retires: the outer thirds still wait for 1, the middle for 2
     arena = Arena(192)
-    arena.retire(put(arena, "A", 0, 3, guards={1}))
-    arena.retire(put(arena, "n", 1, guards={2}))
+    arena.retire(put(arena, "A", 0, 3, last_compute=1))
+    arena.retire(put(arena, "n", 1, last_compute=2))
     segments = arena.place(key("m"), 192, 0).segments
     assert [sorted(segment.guards) for segment in segments] == [[1], [2], [1]]
 
@@ -138,8 +138,8 @@ def test_bytes_never_written_go_on_waiting_for_the_former_owner():
     # A A         A retired with guard 1
     # p -         p loads only its first unit (guard 2) and retires: the second one still belongs to 1
     arena = Arena(128)
-    arena.retire(put(arena, "A", 0, 2, guards={1}))
-    prefix = put(arena, "p", 0, 2, guards={2}, valid_bytes=64)
+    arena.retire(put(arena, "A", 0, 2, last_compute=1))
+    prefix = put(arena, "p", 0, 2, last_compute=2, valid_bytes=64)
     assert prefix.unwritten(128) == [Segment(64, 128, frozenset({1}))]
     assert prefix.unwritten(64) == []
     arena.retire(prefix)
@@ -151,7 +151,7 @@ def test_missing_bytes_are_joined_to_early_and_late_runs_and_early_ones_come_fir
     # n n n n     n may write its middle early, its ends late
     arena = Arena(256)
     for name, offset, guard in (("A", 0, 9), ("B", 1, 1), ("C", 2, 2), ("D", 3, 9)):
-        arena.retire(put(arena, name, offset, guards={guard}))
+        arena.retire(put(arena, name, offset, last_compute=guard))
     block = arena.place(key("n"), 256, 0)
     late = frozenset({9})
     assert block.runs(256, 9) == [Segment(64, 192, frozenset({1, 2})), Segment(0, 64, late), Segment(192, 256, late)]

@@ -11,8 +11,10 @@ import torch
 
 from executor import CpuDevice, DevicePool, Prepared, TorchJob, train
 from executor.job import UpdateOn
-from executor.partition import partition_arena, reserved_bytes
+from executor.partition import Partition, partition_arena, reserved_bytes
 from executor.pilot import JobPilot
+from executor.prepare import Partitioner
+from executor.search import searched
 from experiments.orchestration import orchestration_fraction
 from experiments.peers.contender import Contender, Losses, Options, Rank, Run, Task
 from experiments.peers.workloads import PeerWorkload
@@ -31,6 +33,7 @@ class Ours(Contender):
     num_ranks = 1
     num_devices = NUM_DEVICES
     update_on: ClassVar[UpdateOn] = "device"
+    partitioner: ClassVar[Partitioner] = "greedy"
     exact = True
 
     def __init__(self, task: Task, rank: Rank) -> None:
@@ -42,7 +45,7 @@ class Ours(Contender):
     def begin(self, options: Options) -> None:
         workload = self.task.workload
         jobs = [replace(workload.job(spec, self.task.optimizer), update_on=self.update_on) for spec in workload.specs]
-        self.prepared = prepare_for_peers(workload, self.task.optimizer, jobs, self.num_devices)
+        self.prepared = prepare_for_peers(workload, self.task.optimizer, jobs, self.num_devices, self.partitioner)
 
     def run(self, minibatches: Mapping[str, int]) -> Run:
         if self._pool is None:
@@ -94,12 +97,20 @@ def _continued(job: TorchJob, state: Mapping[str, Mapping[str, torch.Tensor]]) -
 
 
 def prepare_for_peers(
-    workload: PeerWorkload, optimizer: str, jobs: list[TorchJob], num_devices: int = NUM_DEVICES
+    workload: PeerWorkload,
+    optimizer: str,
+    jobs: list[TorchJob],
+    num_devices: int = NUM_DEVICES,
+    partitioner: Partitioner = "greedy",
 ) -> Prepared:
     """Cut the jobs for devices of the workload's budget."""
     arena_bytes = int(workload.budget_fraction * workload.state_bytes(optimizer))
-    parts = partition_arena([JobPilot(job) for job in jobs], arena_bytes)
-    return Prepared(tuple(parts), (CpuDevice(arena_bytes + reserved_bytes(parts)),) * num_devices)
+
+    def made(parts: list[Partition]) -> Prepared:
+        return Prepared(tuple(parts), (CpuDevice(arena_bytes + reserved_bytes(parts)),) * num_devices)
+
+    prepared = made(partition_arena([JobPilot(job) for job in jobs], arena_bytes))
+    return prepared if partitioner == "greedy" else searched(prepared, made)
 
 
 def stopped_after(prepared: Prepared, minibatches: Mapping[str, int]) -> Prepared:

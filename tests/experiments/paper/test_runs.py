@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.paper import runs
 from experiments.paper.runs import (
     ALIKE_MINIBATCHES,
     STEADY_MINIBATCHES,
@@ -139,8 +140,23 @@ def test_what_a_system_refuses_is_said():
 
 
 def test_runs_beside_each_other_give_what_they_give_alone():
-    runs = [Run(world(6, 12)), Run(world(6, 12), system="deepspeed-mp"), Run(world(3, 3, 3), "fifo")]
-    assert run_all(runs, 3) == [run_one(run, 3) for run in runs]
+    different = [Run(world(6, 12)), Run(world(6, 12), system="deepspeed-mp"), Run(world(3, 3, 3), "fifo")]
+    assert run_all(different, 3) == [run_one(run, 3) for run in different]
+
+
+def test_what_figures_have_in_common_is_simulated_once(monkeypatch):
+    asked = []
+
+    def simulated(_, pairs, __):
+        asked.extend(pairs)
+        return [Outcome(1.0, 0.5, length) for _, length in pairs]
+
+    monkeypatch.setattr(runs, "_done", {})
+    monkeypatch.setattr(runs, "beside", simulated)
+    first, other = Run(world(5, 7)), Run(world(5, 8))
+    assert run_all([first, first], 2) == [Outcome(1.0, 0.5, 2)] * 2
+    assert run_all([other, first, first], [2, 2, 3]) == [Outcome(1.0, 0.5, length) for length in (2, 2, 3)]
+    assert asked == [(first, 2), (other, 2), (first, 3)]
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core: nothing runs beside another")
@@ -156,7 +172,7 @@ def test_workers_end_when_whoever_asked_for_them_is_killed(tmp_path):
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "if __name__ == '__main__':\n"
         "    threading.Thread(target=kill).start()\n"
-        "    run_all([Run(world(2000, 2000))] * 20, 0)\n"
+        "    run_all([Run(world(2000, 2000 + more)) for more in range(20)], 0)\n"
     )
     root = Path(__file__).parents[3]
     done = subprocess.run(

@@ -49,7 +49,8 @@ def test_mini_batches_come_in_the_same_order_and_draw_nothing_random():
 
 def test_every_rival_of_a_workload_exists_and_the_issues_are_all_there():
     wanted = "ideal gpipe gpipe-equal-memory 1f1b zero3-offload fsdp2-offload ddp task-parallel-spilling"
-    ours = "ours-alone ours-host-updates ideal-alone"  # in other settings, for the executor's own speed
+    # In other settings, for the executor's own speed.
+    ours = "ours-alone ours-host-updates ours-searched ours-searched-alone ideal-alone"
     assert sorted(rival_names()) == sorted([*wanted.split(), *ours.split()])
     assert all(set(workload.rivals) <= set(wanted.split()) for workload in WORKLOADS.values())
     assert sorted(WORKLOADS["W-het"].rivals) == sorted(wanted.split())
