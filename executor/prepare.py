@@ -7,24 +7,25 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
+from executor.copying import core_copy_bytes_per_s
 from executor.devices import Device
 from executor.errors import DeviceError, JobError
+from executor.foretell import foretold_s
 from executor.job import TorchJob, UpdateOn
 from executor.partition import Partition, partition, reserved_bytes
 from executor.pilot import JobPilot
+from executor.search import searched
 from hydrasim.cluster import Bus, Cluster
 from hydrasim.cluster import Device as SimulatedDevice
 from hydrasim.dataflow import BlockKey, block_bytes, neediest_unit, state_keys, unit_bytes
 from hydrasim.errors import HydraError
-from hydrasim.simulator import simulate
 from hydrasim.workload import ActivationMode, Shard, TrainingJob, Workload
 
 Partitioner = Literal["greedy", "search"]
-_PREDICTED_MINIBATCHES = 4  # of each job, to choose where optimizers step
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,8 @@ def prepare(
 ) -> Prepared:
     """Cut the jobs for the devices and find out what each shard takes.
 
-    partitioner: "greedy" takes the fewest shards that fit, "search" those that a simulation foretells to end soonest.
+    partitioner: "greedy" takes the fewest shards that fit, "search" those that a simulation foretells to end soonest;
+    measured seconds decide then, so a plan for another process to follow needs the `cuts` that were found in its jobs.
 
     Jobs that leave it open where their optimizers step all do so on devices, or all in host memory: where a simulation
     of a few mini-batches, at the pilots' rough seconds, ends sooner. pilots: of the same jobs, from an earlier call, to
@@ -163,9 +165,12 @@ def prepare(
 
     Raises:
         ShardTooLarge: a layer fits no device. JobError: a job is unsupported. DeviceError: no devices.
+        HydraError: there is no such partitioner.
     """
     if not devices:
         raise DeviceError("there are no devices to train on; give at least one.")
+    if partitioner not in (known := get_args(Partitioner)):
+        raise HydraError(f"partitioner is {partitioner!r}; it is {' or '.join(known)}.")
     _check_apart(jobs)
     if any(job.update_on == "auto" for job in jobs):
         again = partial(
@@ -184,8 +189,6 @@ def prepare(
     assert prepared.workload  # names must differ
     if partitioner == "greedy":
         return prepared
-    from executor.search import searched
-
     return searched(prepared, made)
 
 
@@ -198,11 +201,11 @@ def _sooner(jobs: Sequence[TorchJob], prepare_all: Callable[[list[TorchJob]], Pr
     found: list[tuple[float, Prepared]] = []
     refused: list[HydraError] = []
     places: tuple[UpdateOn, ...] = ("device", "host")
+    core_bytes_per_s = core_copy_bytes_per_s()
     for place in places:
         try:
             prepared = prepare_all([replace(job, update_on=place) if job.update_on == "auto" else job for job in jobs])
-            few = prepared.limited(_PREDICTED_MINIBATCHES)
-            found.append((simulate(few.workload, few.cluster, "resident-lrtf").makespan_s, prepared))
+            found.append((foretold_s(prepared, core_bytes_per_s), prepared))
         except HydraError as reason:
             refused.append(reason)
     if not found:

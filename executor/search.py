@@ -9,24 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from executor.copying import core_copy_bytes_per_s
+from executor.foretell import foretold_s
 from executor.partition import Partition, cut_at
-from hydrasim.cluster import Cluster, Device, Link
 from hydrasim.errors import HydraError
-from hydrasim.simulator import simulate
 
 if TYPE_CHECKING:
-    from executor.pilot import JobPilot
     from executor.prepare import Prepared
 
 _TIMES_AS_MANY = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # shards as the greedy partitioner's
-_PREDICTED_MINIBATCHES = 4  # of each job
-_POLICY = "resident-lrtf"
-_DISPATCH_S = 5e-4  # an estimate, of deciding, sending and taking up a unit (results/executor)
 
 
 def searched(greedy: Prepared, made: Callable[[list[Partition]], Prepared]) -> Prepared:
@@ -35,11 +29,12 @@ def searched(greedy: Prepared, made: Callable[[list[Partition]], Prepared]) -> P
     Jobs in their user's cuts keep them. made: prepares jobs that are cut.
     """
     core_bytes_per_s = core_copy_bytes_per_s()
-    best, best_s = greedy, _foretold_s(greedy, core_bytes_per_s)
+    best, best_s = greedy, foretold_s(greedy, core_bytes_per_s)
+    weights = [_weights(part) for part in greedy.partitions]
     for times in _TIMES_AS_MANY:
         try:
-            tried = made([_balanced(part, math.ceil(times * len(part.shards))) for part in greedy.partitions])
-            seconds = _foretold_s(tried, core_bytes_per_s)
+            tried = made([_cut(*each, times) for each in zip(greedy.partitions, weights, strict=True)])
+            seconds = foretold_s(tried, core_bytes_per_s)
         except HydraError:  # does not fit, or cuts through what must stay together
             continue
         if seconds < best_s:
@@ -71,40 +66,16 @@ def balanced_cuts(weights: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(reversed(cuts))
 
 
-def _balanced(part: Partition, count: int) -> Partition:
-    """Cut a job into so many shards, or into its layers, that take about as much room each."""
-    job = part.job
-    if job.cuts is not None:
-        return part
-    return cut_at(part.pilot, balanced_cuts(_weights(part.pilot), min(count, len(job.layers))))
-
-
-def _weights(pilot: JobPilot) -> list[int]:
-    """Return what each layer's state and activations take."""
-    finest = cut_at(pilot, tuple(range(1, len(pilot.job.layers))))
+def _weights(part: Partition) -> list[int]:
+    """Return what each layer's state and activations take; nothing of a job in its user's cuts."""
+    if part.job.cuts is not None:
+        return []
+    finest = cut_at(part.pilot, tuple(range(1, len(part.job.layers))))
     return [shard.layout.block_bytes + shard.activation_bytes for shard in finest.shards]
 
 
-def _foretold_s(prepared: Prepared, core_bytes_per_s: float) -> float:
-    """Return when a few mini-batches of each job end, at the pilots' rough seconds; copies at memory speed take some.
-
-    Raises:
-        HydraError: the cuts do not fit.
-    """
-    few = prepared.limited(_PREDICTED_MINIBATCHES)
-    return simulate(few.workload, _charged(few.cluster, core_bytes_per_s), _POLICY).makespan_s
-
-
-def _charged(cluster: Cluster, core_bytes_per_s: float) -> Cluster:
-    """Have copies without a link's speed go at a core's, and take it up."""
-    devices = tuple(_linked(device, core_bytes_per_s) for device in cluster.devices)
-    on_host = any(device.on_host for device in devices)
-    core_copy = core_bytes_per_s if on_host else cluster.core_copy_bytes_per_s
-    return replace(cluster, devices=devices, core_copy_bytes_per_s=core_copy, dispatch_s=_DISPATCH_S)
-
-
-def _linked(device: Device, bytes_per_s: float) -> Device:
-    def at_most(link: Link) -> Link:
-        return replace(link, bytes_per_s=bytes_per_s) if math.isinf(link.bytes_per_s) else link
-
-    return replace(device, h2d=at_most(device.h2d), d2h=at_most(device.d2h))
+def _cut(part: Partition, weights: Sequence[int], times: float) -> Partition:
+    """Cut a job into so many times as many shards as it has, or into its layers, that take about as much room each."""
+    if not weights:
+        return part
+    return cut_at(part.pilot, balanced_cuts(weights, min(math.ceil(times * len(part.shards)), len(weights))))

@@ -131,6 +131,7 @@ def _executed() -> Iterable[Claim]:
         ("scaling", "on one device and on two"),
         ("model-size", "of ever larger models"),
         ("loading-zone", "with loading zones of 0 to 25 %"),
+        ("prefetch", "with and without double buffering, on links of three speeds"),
     ):
         yield _ratio(
             f"emulated-{figure}", "error", f"The largest error of predicted makespans {what}, against executed ones",

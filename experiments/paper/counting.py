@@ -57,10 +57,15 @@ class CountedModel:
         the gradients of those after it. Counting joined layers gives the same but for that need: ours is up to 2 %
         less, and 12 % (4 MiB) for a shard of no more than a Linear and its GELU.
         """
-        parts = [slice(*ends) for ends in pairwise([0, *cuts, len(self.kernels)])]
-        shards = tuple(_joined(self.job.shards[part]) for part in parts)
-        kernels = tuple(_after_another(self.kernels[part]) for part in parts)
-        return CountedModel(replace(self.job, shards=shards), kernels)
+        kernels = tuple(_after_another(self.kernels[part]) for part in self._parts(cuts))
+        return CountedModel(replace(self.job, shards=self.shards(cuts)), kernels)
+
+    def shards(self, cuts: Sequence[int]) -> tuple[Shard, ...]:
+        """Return what the shards of a cut weigh."""
+        return tuple(_joined(self.job.shards[part]) for part in self._parts(cuts))
+
+    def _parts(self, cuts: Sequence[int]) -> list[slice]:
+        return [slice(*ends) for ends in pairwise([0, *cuts, len(self.kernels)])]
 
 
 @cache

@@ -181,7 +181,7 @@ def _needs(counted: CountedModel, copies: int) -> dict[int, tuple[int, int]]:
     layers = len(counted.kernels)
     found = {}
     for layers_each in range(1, layers + 1):
-        shards = counted.cut(even_cuts(layers, layers_each)).job.shards
+        shards = counted.shards(even_cuts(layers, layers_each))
         blocks = max(copies * shard.state_bytes + 3 * shard.output_bytes for shard in shards)
         found[layers_each] = max(shard.working_bytes for shard in shards), blocks
     return found

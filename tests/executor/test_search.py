@@ -9,8 +9,12 @@ import pytest
 from torch import nn
 
 from executor import CpuDevice, DevicePool, prepare, train
+from executor.foretell import foretold_s
 from executor.partition import cut_at
-from executor.search import _foretold_s, balanced_cuts, searched
+from executor.search import balanced_cuts, searched
+from hydrasim.errors import HydraError
+from hydrasim.mechanism import OURS
+from hydrasim.simulator import simulate
 from tests.executor.worlds import differences, expected, pairs, perceptron, small_job
 
 RATE = 1e9
@@ -43,7 +47,7 @@ def test_the_choice_is_never_foretold_to_end_later_than_the_greedy_cuts(monkeypa
     monkeypatch.setattr("executor.search.core_copy_bytes_per_s", lambda: RATE)
     greedy = tight()
     found = searched(greedy, lambda parts: replace(greedy, partitions=tuple(parts)))
-    assert _foretold_s(found, RATE) <= _foretold_s(greedy, RATE)
+    assert foretold_s(found, RATE) <= foretold_s(greedy, RATE)
 
 
 def test_the_soonest_of_what_was_tried_is_chosen(monkeypatch):
@@ -51,7 +55,7 @@ def test_the_soonest_of_what_was_tried_is_chosen(monkeypatch):
     num_shards = len(greedy.partitions[0].shards)
     seconds = {num_shards: 3.0, num_shards * 2: 1.0}
     monkeypatch.setattr(
-        "executor.search._foretold_s", lambda prepared, _: seconds.get(len(prepared.partitions[0].shards), 2.0)
+        "executor.search.foretold_s", lambda prepared, _: seconds.get(len(prepared.partitions[0].shards), 2.0)
     )
     found = searched(greedy, lambda parts: replace(greedy, partitions=tuple(parts)))
     assert [len(part.shards) for part in found.partitions] == [num_shards * 2] * 2
@@ -83,3 +87,15 @@ def test_layers_that_share_statistics_are_not_cut_apart():
     made = small_job("A", model=layers, dataloader=pairs(2, 64, 2, batch=8), cuts=None, steps=2)
     prepared = prepare([made], [CpuDevice(1 << 20)], partitioner="search")
     assert prepared.partitions[0].cuts == ()
+
+
+def test_cuts_leave_the_loading_zone_free():
+    jobs, zone = [job("A"), job("B")], 0.4
+    prepared = prepare(jobs, [CpuDevice(300_000)], partitioner="search", loading_zone_fraction=zone)
+    mechanism = replace(OURS, loading_zone_fraction=zone)
+    assert simulate(prepared.workload, prepared.cluster, "fifo", mechanism=mechanism).makespan_s > 0
+
+
+def test_a_partitioner_that_does_not_exist_is_named():
+    with pytest.raises(HydraError, match="partitioner is 'magic'; it is greedy or search"):
+        prepare([job()], [CpuDevice(1 << 20)], partitioner="magic")
