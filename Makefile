@@ -51,12 +51,12 @@ hostile: .venv/installed  ## 5,000 random simulations and 200 abused processes, 
 	$(BIN)/python -m experiments.hostile
 
 # Twice as many mini-batches, to see that no ratio moves: hydrasim experiment NAME --doubling
-paper: .venv/installed  ## all figures into results/, README, report page, CLAIMS.md: 18 minutes simulated, then 11 executed
+paper: .venv/installed  ## all figures into results/, README, report page, CLAIMS.md: 15 minutes simulated, then 15 executed
 	$(BIN)/hydrasim experiment all
 	$(MAKE) emulated report
 	$(BIN)/python -m experiments.claims --committed --update
 
-emulated: .venv/installed  ## small figures of the paper, executed; ten minutes, and they want the machine for themselves
+emulated: .venv/installed  ## small figures of the paper, executed; a quarter of an hour, and they want the machine for themselves
 	for name in fig6 ablation scaling model-size loading-zone prefetch; do $(BIN)/hydrasim experiment emulated-$$name || exit; done
 	$(BIN)/python -m experiments.readme
 
@@ -65,7 +65,7 @@ peers: .venv/installed  ## ours beside GPipe, 1F1B, DDP, FSDP2 and DeepSpeed, re
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,rivals]'
 	$(BIN)/python -m experiments.peers $(PEERS) --output results/rivals
 
-speed: .venv/installed  ## ours beside the in-memory ideal on one device and two, into results/executor/; half an hour, alone
+speed: .venv/installed  ## ours beside the in-memory ideal on one device and two, into results/executor/; an hour, alone
 	$(BIN)/python -m experiments.speed --output results/executor
 
 gpu: .venv/installed  ## exactness, overlap, profile and validation on a machine with a GPU, into results/gpu/

@@ -66,7 +66,7 @@ def main(
     pairs: Annotated[int, typer.Option(min=1, help="Rounds: everybody runs once in each.")] = 9,
     smoke: Annotated[bool, typer.Option("--smoke", help="Tiny models: that it works, no numbers.")] = False,
 ) -> None:
-    """Measure the executor beside the in-memory ideal; twenty minutes, and they want the machine for themselves."""
+    """Measure the executor beside the in-memory ideal; an hour, and they want the machine for themselves."""
     command = shlex.join(["python", "-m", "experiments.speed", *sys.argv[1:]])
     try:
         make_folder(output)
@@ -96,13 +96,14 @@ def summary(records: Sequence[Record], command: str) -> dict[str, Any]:
         shares = {f"{name}, two devices": contenders[OURS]["facts"]["orchestration_fraction"]}
         if "ours-alone" in contenders:
             alone = contenders["ours-alone"]
-            searched = contenders["ours-searched-alone"]
             found["alone_ratio_to_ideal"][flavour] = _ratio(alone, contenders["ideal-alone"])
-            found["search_over_greedy"][flavour] = _inverse(contenders["ours-searched"].get("ratio"))
-            found["search_over_greedy_alone"][flavour] = _ratio(searched, alone)
             found["scaling_1_to_2"][flavour] = alone.get("ratio")
             found["device_over_host_updates"][flavour] = contenders["ours-host-updates"].get("ratio")
             shares[f"{name}, one device"] = alone["facts"].get("orchestration_fraction")
+        if "ours-searched" in contenders:
+            both, alone = contenders["ours-searched"], contenders["ours-searched-alone"]
+            found["search_over_greedy"][flavour] = _inverse(both.get("ratio"))
+            found["search_over_greedy_alone"][flavour] = _ratio(alone, contenders["ours-alone"])
         found["orchestration_fraction"].setdefault(flavour, {}).update(shares)
     return found | {"races": list(records)}
 

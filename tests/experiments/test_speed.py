@@ -62,6 +62,12 @@ def test_figures_follow_from_the_races_alone():
     assert "| orchestration, W, one device | sgd | 1.00 % |" in page
 
 
+def test_races_without_a_search_count_all_the_same():
+    found = summary([record(ours={"facts": {"orchestration_fraction": 0.02}}, ideal={"ratio": ratio(0.9)})], "speed")
+    assert found["search_over_greedy"] == found["search_over_greedy_alone"] == {}
+    assert "searched" not in report_text(found)
+
+
 def test_a_mistake_is_told_before_anything_runs(command, tmp_path):
     for arguments in (("--workload", "V"), ("--optimizer", "adam")):
         found = command(*arguments, "-o", str(tmp_path / "out"))
