@@ -8,7 +8,6 @@ import pytest
 
 from executor import CpuDevice, prepare
 from executor.foretell import foretold_s
-from executor.partition import cut_at
 from hydrasim.errors import ShardTooLarge
 from tests.executor.worlds import pairs, perceptron, small_job
 
@@ -30,7 +29,6 @@ def test_links_of_a_stated_speed_keep_it():
 
 
 def test_what_does_not_fit_is_refused():
-    jobs = prepared(CpuDevice(300_000))
-    jobs = replace(jobs, partitions=(cut_at(jobs.partitions[0].pilot, ()),))
+    jobs = replace(prepared(CpuDevice(300_000)), devices=(CpuDevice(100_000),))
     with pytest.raises(ShardTooLarge):
         foretold_s(jobs, 1e9)
