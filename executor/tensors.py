@@ -10,8 +10,6 @@ from torch.utils import _pytree as pytree
 
 from hydrasim.dataflow import aligned
 
-_WORD_BYTES = 8
-
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -87,16 +85,6 @@ def write_tree(tree: Any, spec: TreeSpec, buffer: torch.Tensor) -> None:
     for value, slot in zip(pytree.tree_leaves(tree), spec.leaves, strict=True):
         if isinstance(slot, Slot):
             slot.view(buffer).copy_(value.detach())
-
-
-def copy_bytes(target: torch.Tensor, source: torch.Tensor) -> None:
-    """Copy one uint8 tensor to another in words of eight, which torch does faster by a sixth; then what is left."""
-    whole = 0
-    if not (target.storage_offset() % _WORD_BYTES or source.storage_offset() % _WORD_BYTES):
-        whole = len(target) // _WORD_BYTES * _WORD_BYTES
-        target[:whole].view(torch.int64).copy_(source[:whole].view(torch.int64))
-    if whole < len(target):
-        target[whole:].copy_(source[whole:])
 
 
 def packed(tree: Any) -> Any:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 
 from executor.budget import BudgetTracker
+from executor.copying import copy_bytes
 from executor.devices.base import Device, DeviceMemory
 from executor.errors import DeviceError
-from executor.tensors import copy_bytes
 from hydrasim.cluster import Device as SimulatedDevice
 from hydrasim.cluster import Link
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from executor.compare_state import identical
-from executor.tensors import Slot, copy_bytes, packed, spec_of, write_tree
+from executor.tensors import Slot, packed, spec_of, write_tree
 
 
 def through(tree):
@@ -75,14 +75,3 @@ def test_a_packed_tree_is_strided_as_in_a_buffer_and_wants_the_same_gradients():
     assert tree["sliced"].tolist() == wide[:, :2].tolist()
     assert tree["sliced"].grad_fn is None
     assert tree["rest"] == (None, 3)
-
-
-@pytest.mark.parametrize("start", [0, 3, 8])
-@pytest.mark.parametrize("nbytes", [0, 1, 7, 8, 29, 64])
-def test_bytes_are_copied_whatever_their_number_and_place(start, nbytes):
-    source = torch.randint(0, 256, (128,), dtype=torch.uint8)
-    target = torch.zeros(128, dtype=torch.uint8)
-    copy_bytes(target[start : start + nbytes], source[8 : 8 + nbytes])
-    expected = torch.zeros(128, dtype=torch.uint8)
-    expected[start : start + nbytes] = source[8 : 8 + nbytes]
-    assert torch.equal(target, expected)
