@@ -14,6 +14,7 @@ help:  ## list the targets
 
 demo: .venv/installed  ## profile, simulate, plan, execute and compare, into results/demo/
 	$(BIN)/hydrasim demo
+	$(BIN)/python -m experiments.readme
 
 test: .venv/installed  ## the test suite
 	$(BIN)/python -m pytest
@@ -37,9 +38,11 @@ nightly: .venv/installed  ## the invariants on 2,000 random worlds each, into re
 
 validate: .venv/installed  ## predictions against executed plans, 14 cases, into results/validation/
 	$(BIN)/hydrasim validate standard --output results/validation
+	$(BIN)/python -m experiments.readme
 
 memory: .venv/installed  ## 200 random models at the tightest budgets, two minutes, into results/memory/
 	$(BIN)/python -m experiments.memory
+	$(BIN)/python -m experiments.readme
 
 analytic: .venv/installed  ## the analytic estimate against this CPU, one minute, into results/analytic/
 	$(BIN)/python -m experiments.analytic
@@ -49,6 +52,7 @@ engine: .venv/installed  ## the simulator's speed beside bare SimPy, into result
 
 hostile: .venv/installed  ## 5,000 random simulations and 200 abused processes, into results/hostile/
 	$(BIN)/python -m experiments.hostile
+	$(BIN)/python -m experiments.readme
 
 # Twice as many mini-batches, to see that no ratio moves: hydrasim experiment NAME --doubling
 paper: .venv/installed  ## all figures into results/, README, report page, CLAIMS.md: 15 minutes simulated, then 15 executed
@@ -71,6 +75,7 @@ speed: .venv/installed  ## ours beside the in-memory ideal on one device and two
 gpu: .venv/installed  ## exactness, overlap, profile and validation on a machine with a GPU, into results/gpu/
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python -m experiments.gpu
+	$(BIN)/python -m experiments.readme
 
 report: .venv/installed  ## one page of everything in results/ to look at, into results/report.html
 	$(BIN)/hydrasim report results --output results/report.html
