@@ -1,6 +1,7 @@
 """Train many models on few devices for real: shards in host memory, units on devices, bits as in plain training."""
 
-from executor.callbacks import CsvLog, EarlyStopping, LiveTable, MinibatchDone, TensorBoardLog
+from executor.callbacks import CsvLog, EarlyStopping, EvaluationDone, LiveTable, MinibatchDone, TensorBoardLog
+from executor.control import Control
 from executor.devices import CpuDevice, CudaDevice
 from executor.grid import grid
 from executor.job import TorchJob
@@ -8,13 +9,16 @@ from executor.master_weights import MasterWeights
 from executor.pool import DevicePool
 from executor.prepare import Prepared, prepare
 from executor.train import JobResult, RunResult, train
+from executor.weights import without_weights
 
 __all__ = [
+    "Control",
     "CpuDevice",
     "CsvLog",
     "CudaDevice",
     "DevicePool",
     "EarlyStopping",
+    "EvaluationDone",
     "JobResult",
     "LiveTable",
     "MasterWeights",
@@ -26,4 +30,5 @@ __all__ = [
     "grid",
     "prepare",
     "train",
+    "without_weights",
 ]

@@ -109,6 +109,10 @@ class AnalyticPilot(JobPilot):
         """Do nothing: a counted shard has counted them."""
         return pilot
 
+    def _with_evaluation(self, pilot: ShardPilot, low: int, high: int) -> ShardPilot:
+        """Do nothing: a forward stands for it."""
+        return pilot
+
     def _activation_bytes(self, low: int, high: int, value: Any) -> int:
         """Run the forward and return what autograd saves, each storage once."""
         layers, loss_fn = self._copies(low, high)
@@ -125,7 +129,7 @@ class AnalyticPilot(JobPilot):
                 output = loss_fn(output, self.target)
         return sum(storage.nbytes() for storage in saved.values())
 
-    def _copies(self, low: int, high: int) -> tuple[list[nn.Module], Any]:
+    def _copies(self, low: int, high: int, judge: Any = None) -> tuple[list[nn.Module], Any]:
         """Copy layers and loss with fake tensors, and have them tell the counter where they begin and end."""
         layers, loss_fn = self.job.layers[low:high], self.job.loss_fn
         fakes = {id(tensor): self._fake(tensor) for tensor in tensors_in(layers, loss_fn)}
@@ -194,8 +198,8 @@ def counted(
             )  # fmt: skip
         jobs.append(
             TrainingJob(
-                job.name, tuple(shards), *job.schedule, fused, input_bytes=pilot.input_bytes,
-                target_bytes=pilot.target_bytes,
+                job.name, tuple(shards), fused=fused, input_bytes=pilot.input_bytes, target_bytes=pilot.target_bytes,
+                **job.lengths,
             )
         )  # fmt: skip
     return Workload(tuple(jobs)), counts

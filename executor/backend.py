@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from selectors import EVENT_READ, DefaultSelector
+from typing import Any
 
-from executor.callbacks import Callback, MinibatchDone
+from executor.callbacks import Callback, EvaluationDone, MinibatchDone
+from executor.control import Control
 from executor.errors import ExecutionError
+from executor.evaluation import Score, mean_of
 from executor.host_store import DEVICE_LANES, HostStore
 from executor.messages import Broken, Done, Order
 from executor.pool import UPDATER, DevicePool
 from hydrasim.command import HOST, Command, Event, Failed, Finished, JobStopped, Kind
 from hydrasim.dataflow import BlockKey
 from hydrasim.errors import told
-from hydrasim.workload import ShardUnit, Workload
+from hydrasim.workload import ShardUnit, TrainingJob, Workload
 
-Source = int | str | None  # of events: a device's worker, a job's loader, or None for the updater
+# Of events: a device's worker, a job's loader, None for the updater, or who asks for what is to happen to jobs.
+Source = int | str | None | Control
 
 
 class TorchBackend:
-    """Carries commands out on real devices. losses: by job, one a mini-batch, in order; callbacks: told of each."""
+    """Carries commands out on real devices. losses: by job, one a mini-batch, in order; metrics: one an evaluation.
+
+    callbacks: told of each. control: tells what is to happen to jobs.
+    """
 
     def __init__(
         self,
@@ -33,10 +40,14 @@ class TorchBackend:
         store: HostStore,
         label: str,
         callbacks: Sequence[Callback] = (),
+        control: Control | None = None,
     ) -> None:
         self.label = label
-        self._callbacks, self._num_minibatches = callbacks, {job.name: job.num_minibatches for job in workload.jobs}
+        self._schedules = {job.name: job.schedule for job in workload.jobs}
         self.losses: dict[str, list[float]] = {job.name: [] for job in workload.jobs}
+        self.metrics: dict[str, list[float]] = {job.name: [] for job in workload.jobs}
+        self._scores: dict[str, list[Score]] = {job.name: [] for job in workload.jobs}  # of the evaluation under way
+        self._callbacks = callbacks
         self._pool, self._loaders, self._store = pool, loaders, store
         self._sources = DefaultSelector()  # kept, since setting one up for every event would cost more than the event
         for index, worker in enumerate(pool.workers):
@@ -45,6 +56,8 @@ class TorchBackend:
             self._sources.register(connection, EVENT_READ, job)
         if pool.updater is not None:
             self._sources.register(pool.updater.connection, EVENT_READ, None)
+        if control is not None and control.reader is not None:
+            self._sources.register(control.reader, EVENT_READ, control)
         self._running: dict[int, Command] = {}
         self._issued_s: dict[int, float] = {}
         self._interested: dict[int, list[int]] = {}  # command -> devices that wait for it
@@ -86,6 +99,10 @@ class TorchBackend:
                     messages = connection.recv()
                 except (EOFError, OSError):
                     raise self._lost(source) from None
+                if isinstance(source, Control):
+                    at_s = time.monotonic() - self._started_s
+                    self._events.extend(what(job, at_s) for what, job in messages)
+                    continue
                 for message in messages:
                     broken = isinstance(message, Broken)
                     self._events.append(self._broken(source, message) if broken else self._finished(message))
@@ -153,20 +170,45 @@ class TorchBackend:
         if self._held:
             self._release()
         start_s, end_s = (round(moment_s - self._started_s, 7) for moment_s in (message.start_s, message.end_s))
-        if command.kind is Kind.COMPUTE and message.loss is not None:
-            self._trained(command.unit, message.loss, end_s)
+        if isinstance(message.result, Score):
+            self._evaluated(command.unit, message.result, end_s)
+        elif command.kind is Kind.COMPUTE and message.result is not None:
+            self._trained(command.unit, message.result, end_s)
         return Finished(command, start_s, end_s, self._issued_s.pop(command.number))
+
+    def has_finished(self, job: TrainingJob) -> bool:
+        """Tell whether a job was trained and evaluated to its end, and so was not stopped."""
+        num_evaluations = job.schedule.num_epochs if job.evaluation_minibatches else 0
+        done = len(self.losses[job.name]), len(self.metrics[job.name])
+        return done == (job.schedule.num_trained, num_evaluations)
 
     def _trained(self, unit: ShardUnit, loss: float, at_s: float) -> None:
         self.losses[unit.job].append(loss)
-        for callback in self._callbacks:
+        number, schedule = len(self.losses[unit.job]) - 1, self._schedules[unit.job]
+        self._tell(self._callbacks, MinibatchDone(unit.job, number, schedule.num_trained, loss, at_s))
+
+    def _evaluated(self, unit: ShardUnit, score: Score, at_s: float) -> None:
+        """Collect a mini-batch's score; the last one of an epoch makes its metric."""
+        scores, schedule = self._scores[unit.job], self._schedules[unit.job]
+        scores.append(score)
+        if not schedule.ends_evaluation(unit.minibatch):
+            return
+        metric = mean_of(scores)
+        scores.clear()
+        self.metrics[unit.job].append(metric)
+        told_of = [callback.on_evaluation for callback in self._callbacks if hasattr(callback, "on_evaluation")]
+        epoch = schedule.epoch(unit.minibatch)
+        self._tell(told_of, EvaluationDone(unit.job, epoch, schedule.num_epochs, metric, at_s))
+
+    def _tell(self, callbacks: Sequence[Callable[[Any], Any]], done: MinibatchDone | EvaluationDone) -> None:
+        """Call callbacks in turn; one that returns True stops the job."""
+        for callback in callbacks:
             try:
-                done = MinibatchDone(unit.job, unit.minibatch, self._num_minibatches[unit.job], loss, at_s)
                 if callback(done) is True:
-                    self._stops.append(JobStopped(unit.job, at_s))
+                    self._stops.append(JobStopped(done.job, done.at_s))
             except Exception as reason:
                 raise ExecutionError(
-                    f"a callback failed after mini-batch {unit.minibatch} of job {unit.job!r}: {told(reason)}"
+                    f"a callback failed after {done.what} of job {done.job!r}: {told(reason)}"
                 ) from reason
 
     def _broken(self, source: Source, message: Broken) -> Failed:

@@ -198,9 +198,9 @@ def take_step(shard: ShardOnDevice, setup: JobSetup, minibatch: int, store: Stor
         return
     clips = setup.options.clip_norm is not None
     setup.options.clip(shard.parameters, store.read_norms(setup.name, len(setup.layouts)) if clips else ())
-    number = minibatch // setup.options.accumulate
     if setup.rates:
-        for group, options in zip(shard.optimizer.param_groups, setup.rates[number], strict=True):
+        rates = setup.rates[setup.schedule.step_of(minibatch)]
+        for group, options in zip(shard.optimizer.param_groups, rates, strict=True):
             group.update(options)
     if not shard.has_state(state):
         step(shard.optimizer, one_by_one=True, on_parameter=lambda p: shard.keep_state(state, only=p))

@@ -236,11 +236,13 @@ class HostStore(StoreView):
     def _write_initial(self, part: Partition) -> None:
         if (scaling := part.job.step_options.scaling) is not None:
             self.write_scale(part.job.name, scaling.first)
+        source, names = part.job.source, part.job.names
         for index, layers in enumerate(part.job.shards(part.cuts)):
             block, layout = self.block(BlockKey("w", part.job.name, index, -1)), part.shards[index].layout
             parameters = parameters_of(layers)
             for parameter, slot in zip(parameters, layout.parameters, strict=True):
-                slot.view(block).copy_(parameter.detach())
+                read = source.read([names[id(parameter)]]) if source is not None and parameter.is_meta else ()
+                slot.view(block).copy_(next(iter(read), parameter.detach()))
             for buffer, slot in zip(buffers_of(layers), layout.buffers, strict=False):
                 slot.view(block).copy_(buffer)
             for entry in layout.state:

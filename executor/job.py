@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import itertools
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence, Sized
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, get_args
 
-import cloudpickle
 import torch
 from torch import nn
 
-from executor import randomness
+from executor.batches import Batch, first_batch
 from executor.errors import JobError
-from executor.pickling import WeightlessPickler
+from executor.evaluation import Metric
+from executor.layout import buffers_of, parameters_of
+from executor.recipe import OptimizerRecipe
 from executor.scaling import LossScaling
 from executor.step import Scheduler, StepOptions
 from executor.ties import shared_parameters
+from executor.weights import Weights
 from hydrasim.dataflow import aligned
 from hydrasim.errors import told
 from hydrasim.workload import JOB_NAME, ActivationMode, HostUpdates
@@ -49,7 +51,11 @@ class TorchJob:
     kept if the job fits a device, else spilled if copies are at memory speed, else recomputed. largest_batch: the pair
     that takes most memory, where that is not the first that the dataloader yields. update_on: where the optimizer
     steps: on the device that ran the backward, or in host memory, so that its state never moves; "auto": where
-    `prepare` predicts the sooner end.
+    `prepare` predicts the sooner end. evaluate_on: a second loader, which each epoch ends with, an epoch cut short by
+    max_steps too: the model in evaluation mode, without gradients; its first mini-batch must be its largest.
+    metric(output, target): what evaluations measure, by default the loss; their mean over samples counts. weights: the
+    safetensors checkpoint from which a model made `without_weights` takes them; save_to: the folder that gets the
+    trained ones as such a checkpoint, a file a shard.
 
     Raises:
         JobError: something is missing or unsupported.
@@ -58,7 +64,7 @@ class TorchJob:
     name: str
     model: nn.Module | list[nn.Module]
     loss_fn: Callable[[Any, Any], torch.Tensor]
-    dataloader: Iterable[tuple[Any, Any]]
+    dataloader: Iterable[Batch]
     optimizer: torch.optim.Optimizer | OptimizerFactory
     epochs: int = 1
     max_steps: int | None = None
@@ -71,8 +77,12 @@ class TorchJob:
     scheduler: Scheduler | None = None
     autocast: torch.dtype | None = None
     grad_scaler: torch.amp.GradScaler | None = None
-    largest_batch: tuple[Any, Any] | None = None
+    largest_batch: Batch | None = None
     update_on: UpdateOn = "device"
+    evaluate_on: Iterable[Batch] | None = None
+    metric: Metric | None = None
+    weights: Path | None = None
+    save_to: Path | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -80,12 +90,15 @@ class TorchJob:
             raise JobError(f"job name {self.name!r}: use letters, digits, dot, dash and underscore.")
         if not isinstance(self.dataloader, Sized) or len(self.dataloader) < 1:
             raise JobError(f"job {self.name!r}: the dataloader must have a length of at least one mini-batch.")
+        self._check_evaluation()
         if self.accumulate < 1 or not all(limit is None or limit > 0 for limit in (self.clip_norm, self.clip_value)):
             raise JobError(f"job {self.name!r}: accumulate must be at least 1, clip_norm and clip_value above 0.")
         if self.autocast is not None and self.autocast not in (torch.bfloat16, torch.float16):
             raise JobError(f"job {self.name!r}: autocast is {self.autocast}; it is torch.bfloat16 or torch.float16.")
         if self.epochs < 1 or (self.max_steps is not None and self.max_steps < 1):
             raise JobError(f"job {self.name!r}: epochs and max_steps must be at least 1.")
+        if self.weights is not None and self.source is not None and self.save_to is None:
+            raise JobError(f"job {self.name!r}: its weights stay on disk; say by save_to where the trained ones go.")
         self._check_layers()
 
     @cached_property
@@ -98,7 +111,11 @@ class TorchJob:
         if isinstance(self.model, nn.Module):
             from executor.extract import chain_of
 
-            return tuple(chain_of(self.module, self.first_batch, self.loss_fn))
+            holders: list[nn.Module] = [self.module]
+            with nullcontext() if self.source is None else self.source.filled(holders, self.names):
+                layers = chain_of(self.module, self.first_batch, self.loss_fn, self.first_evaluation_batch)
+                holders += layers
+            return tuple(layers)
         raise JobError(
             f"job {self.name!r}: the model is a {type(self.model).__name__}; give a module or a list of layers, each "
             "fed the output of the one before."
@@ -116,44 +133,76 @@ class TorchJob:
         return nn.Sequential(*self.model)
 
     @cached_property
-    def first_batch(self) -> tuple[Any, Any]:
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters by the names that the user's model has for them."""
+        return dict((self.model if isinstance(self.model, nn.Module) else self.module).named_parameters())
+
+    @property
+    def names(self) -> dict[int, str]:
+        """The names of the parameters by their identity."""
+        return {id(parameter): name for name, parameter in self.named_parameters.items()}
+
+    def named_state(self, layers: Sequence[nn.Module]) -> dict[str, torch.Tensor]:
+        """Return what of the model's state dict lies in these layers, by name."""
+        whole = self.model if isinstance(self.model, nn.Module) else self.module
+        left = {id(tensor) for tensor in (*parameters_of(layers), *buffers_of(layers))}
+        found: dict[str, torch.Tensor] = {}
+        for name, tensor in whole.state_dict(keep_vars=True).items():
+            if id(tensor) in left:  # what is shared goes by its first name
+                left.remove(id(tensor))
+                found[name] = tensor
+        return found
+
+    @cached_property
+    def source(self) -> Weights | None:
+        """Where parameters without memory have their values.
+
+        Raises:
+            JobError: there are such and no `weights`, or these lack one.
+        """
+        parameters = self.named_parameters
+        if self.weights is None:
+            if empty := [name for name, parameter in parameters.items() if parameter.is_meta]:
+                raise JobError(f"job {self.name!r}: {empty[0]} has no memory (meta); give its checkpoint as `weights`.")
+            return None
+        source = Weights(Path(self.weights))
+        source.check(parameters)
+        return source
+
+    @cached_property
+    def first_batch(self) -> Batch:
         """The first mini-batch that a copy of the dataloader yields; the random state stays as it is.
 
         Raises:
             JobError: it fails, or yields something else than (input, target) pairs.
         """
-        before = randomness.save()
-        try:
-            batch = next(iter(cloudpickle.loads(cloudpickle.dumps(self.dataloader))))
-        except StopIteration:
-            raise JobError(f"job {self.name!r}: the dataloader yields nothing.") from None
-        except (Exception, SystemExit) as reason:
-            raise JobError(
-                f"job {self.name!r}: the dataloader failed on its first mini-batch: {told(reason)}"
-            ) from reason
-        finally:
-            randomness.restore(before)
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise JobError(f"job {self.name!r}: the dataloader must yield (input, target) pairs.")
-        return batch[0], batch[1]
+        return first_batch(self.name, self.dataloader)
+
+    @cached_property
+    def first_evaluation_batch(self) -> Batch | None:
+        """The first mini-batch that it is evaluated on, None where it is not."""
+        return None if self.evaluate_on is None else first_batch(self.name, self.evaluate_on, "evaluate_on")
 
     @property
-    def measured_batch(self) -> tuple[Any, Any]:
+    def metric_fn(self) -> Metric:
+        """What evaluations measure: by default the loss."""
+        return self.loss_fn if self.metric is None else self.metric
+
+    @property
+    def measured_batch(self) -> Batch:
         """The mini-batch by which pilots tell what the job takes."""
         return self.first_batch if self.largest_batch is None else self.largest_batch
 
     @property
-    def num_minibatches(self) -> int:
-        """Mini-batches of the whole run."""
-        total = len(self.dataloader) * self.epochs  # type: ignore[arg-type]
-        return total if self.max_steps is None else min(total, self.max_steps)
-
-    @property
-    def schedule(self) -> tuple[int, int]:
-        """Mini-batches an epoch and epochs; a run cut short counts as one long epoch."""
-        if self.num_minibatches == len(self.dataloader) * self.epochs:  # type: ignore[arg-type]
-            return len(self.dataloader), self.epochs  # type: ignore[arg-type]
-        return self.num_minibatches, 1
+    def lengths(self) -> dict[str, Any]:
+        """How many mini-batches it has, in a `TrainingJob`'s words."""
+        length = len(self.dataloader)  # type: ignore[arg-type]
+        return {
+            "minibatches": length,
+            "epochs": self.epochs,
+            "max_minibatches": None if self.max_steps is None else min(self.max_steps, length * self.epochs),
+            "evaluation_minibatches": 0 if self.evaluate_on is None else len(self.evaluate_on),  # type: ignore[arg-type]
+        }
 
     @property
     def step_options(self) -> StepOptions:
@@ -227,6 +276,14 @@ class TorchJob:
         """Return the state that the optimizer has for a parameter before the first step, mostly none."""
         return dict(self.whole_optimizer.state.get(parameter, {}))
 
+    def _check_evaluation(self) -> None:
+        if self.evaluate_on is None:
+            if self.metric is not None:
+                raise JobError(f"job {self.name!r}: has a metric, and no evaluate_on to measure it on.")
+            return
+        if not isinstance(self.evaluate_on, Sized) or len(self.evaluate_on) < 1:
+            raise JobError(f"job {self.name!r}: evaluate_on must have a length of at least one mini-batch.")
+
     def _check_types(self) -> None:
         wholes = {name: getattr(self, name) for name in ("epochs", "max_steps", "seed", "accumulate")}
         for name, value in wholes.items():
@@ -259,54 +316,3 @@ class TorchJob:
     def _check_layers(self) -> None:
         if not any(True for layer in self.layers for _ in layer.parameters()):
             raise JobError(f"job {self.name!r}: the model has no parameters.")
-
-
-@dataclass(frozen=True)
-class OptimizerRecipe:
-    """Makes the optimizer of one shard wherever it is unpickled; None for a shard without one.
-
-    attributes: what the whole model's optimizer keeps beside groups and state. members: the group of
-    each of the shard's parameters.
-    """
-
-    kind: type[torch.optim.Optimizer] | None
-    attributes: dict[str, Any] = field(default_factory=dict)
-    groups: tuple[dict[str, Any], ...] = ()
-    members: tuple[int | None, ...] = ()
-
-    def make(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer | None:
-        """Make it over these parameters, which correspond to those of the recipe one by one.
-
-        Unpickled rather than constructed: what a constructor was called with cannot be read back.
-        """
-        if self.kind is None:
-            return None
-        groups = [
-            {"params": [p for p, member in zip(parameters, self.members, strict=True) if member == index], **options}
-            for index, options in enumerate(self.groups)
-        ]
-        made = self.kind.__new__(self.kind)
-        made.__setstate__({**self.attributes, "state": defaultdict(dict), "param_groups": groups})
-        return made
-
-
-def check_references(job: TorchJob) -> None:
-    """Make sure that layers and loss can travel, and that none hides weights that another one updates.
-
-    Raises:
-        JobError: a part cannot be pickled, or refers to parameters of a layer elsewhere in the chain.
-    """
-    parts: list[tuple[str, Any, list[nn.Parameter]]] = [
-        (f"layer {index}", layer, list(layer.parameters())) for index, layer in enumerate(job.layers)
-    ]
-    for name, part, own in [*parts, ("loss_fn", job.loss_fn, [])]:
-        pickler = WeightlessPickler(io.BytesIO(), job.module.parameters())
-        try:
-            pickler.dump(part)
-        except Exception as reason:
-            raise JobError(f"job {job.name!r}: {name} cannot be sent to a worker process: {told(reason)}") from reason
-        if pickler.met - {id(parameter) for parameter in own}:
-            raise JobError(
-                f"job {job.name!r}: {name} refers to parameters of the model that are not its own; on a device it "
-                "would find their bytes gone. Put what uses them into their layer, or use weight_decay."
-            )

@@ -86,11 +86,11 @@ class LaneThread(threading.Thread):
             command = order.command
             started = time.monotonic()
             try:
-                loss = self._execute(order)
+                result = self._execute(order)
             except BaseException as error:
                 text = told(error)
                 self._report(Broken(command.number, command.kind.value, text, traceback.format_exc()))
                 return
             ended = time.monotonic()
             self._completions.done(command.number)
-            self._report(Done(command.number, started, ended, loss))
+            self._report(Done(command.number, started, ended, result))

@@ -36,8 +36,9 @@ class Loader:
 
     def __init__(self, setup: LoaderSetup, store: StoreView) -> None:
         self._setup, self._store = setup, store
-        self._dataloader = pickle.loads(setup.payload)
+        self._dataloader, self._evaluate_on = pickle.loads(setup.payload)
         self._batches: Iterator[Any] = iter(())
+        self._name, self._length, self._num_taken = "", 0, 0  # of what it iterates over
 
     def fetch(self, minibatch: int) -> None:
         """Put a mini-batch and the random state after it into the store.
@@ -56,17 +57,20 @@ class Loader:
         self._store.write_random(setup.job, 0, minibatch, randomness.save())
 
     def _next(self, minibatch: int) -> Any:
-        length = len(self._dataloader)
-        done = minibatch % length
+        schedule = self._setup.schedule
+        evaluates, done = schedule.is_evaluation(minibatch), schedule.place(minibatch)
+        dataloader, name = (self._evaluate_on, "evaluate_on") if evaluates else (self._dataloader, "dataloader")
         if not done:
-            if next(self._batches, _END) is not _END:
-                raise ValueError(
-                    f"the dataloader yields more than the {length} mini-batches that it has by its length."
-                )
-            self._batches = iter(self._dataloader)
+            is_at_end = evaluates and schedule.trained_before(minibatch) == schedule.max_minibatches
+            is_whole = self._num_taken == self._length and not is_at_end
+            if is_whole and next(self._batches, _END) is not _END:
+                raise ValueError(f"{self._name} yields more than the {self._length} mini-batches of its length.")
+            self._batches, self._name = iter(dataloader), f"the {name}"
+            self._length, self._num_taken = len(dataloader), 0
         batch = next(self._batches, _END)
         if batch is _END:
-            raise ValueError(f"the dataloader ended early, after {done} of {length} mini-batches.")
+            raise ValueError(f"{self._name} ended early, after {done} of {self._length} mini-batches.")
+        self._num_taken += 1
         return batch
 
     def _put(self, key: BlockKey, tree: Any, room: int) -> None:

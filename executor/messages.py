@@ -5,21 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from executor.devices import Device
+from executor.evaluation import Score
 from executor.host_store import Place
 from executor.layout import ShardLayout
 from executor.step import Rates, StepOptions
 from executor.tensors import TreeSpec
 from executor.ties import Ties
 from hydrasim.command import Command
+from hydrasim.schedule import Schedule
 
 
 @dataclass(frozen=True)
 class JobSetup:
-    """One job for a worker. payload: layers by shard, loss and optimizer maker, without weights.
+    """One job for a worker. payload: layers by shard, loss, metric and optimizer makers, without weights.
 
     activation_bytes: room that a shard's kept activations have. separate_updates: steps are apart from backwards; then
     gradients says how a shard's lie in their block, and order the place of each of its parameters in the model.
-    host_updates: they are in host memory, and a device's block of state holds parameters only.
+    host_updates: they are in host memory, and a device's block of state holds parameters only. schedule: which
+    mini-batch is which.
     """
 
     name: str
@@ -36,6 +39,7 @@ class JobSetup:
     separate_updates: bool
     host_updates: bool
     rates: Rates
+    schedule: Schedule
     ties: Ties | None = None
 
 
@@ -64,11 +68,15 @@ class UpdaterSetup:
 
 @dataclass(frozen=True)
 class LoaderSetup:
-    """Everything a loader process needs; the store's descriptor follows."""
+    """Everything a loader process needs; the store's descriptor follows.
+
+    payload: the dataloaders to train and to evaluate on.
+    """
 
     job: str
     payload: bytes
     seed: int
+    schedule: Schedule
     num_slots: int
     last_shard: int
     input_bytes: int
@@ -94,12 +102,15 @@ class Order:
 
 @dataclass(frozen=True)
 class Done:
-    """A command ended; times by time.monotonic(), which all processes share. loss: of a finished mini-batch."""
+    """A command ended; times by time.monotonic(), which all processes share.
+
+    result: of a mini-batch's last forward: its loss, or how it was evaluated.
+    """
 
     number: int
     start_s: float
     end_s: float
-    loss: float | None = None
+    result: float | Score | None = None
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,21 @@
-"""Pickles modules without their weights, and finds the tensors that travel with a value."""
+"""Pickles modules without their weights, sees that they can be, and finds the tensors that travel with a value."""
 
 from __future__ import annotations
 
 import io
 import pickle
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import torch
 from torch import nn
+
+from executor.errors import JobError
+from hydrasim.errors import told
+
+if TYPE_CHECKING:
+    from executor.job import TorchJob
 
 
 class WeightlessPickler(cloudpickle.Pickler):
@@ -89,3 +95,25 @@ def load_without_weights(data: bytes) -> tuple[Any, list[nn.Parameter]]:
 
     value = Unpickler(io.BytesIO(data)).load()
     return value, [made[number] for number in sorted(made)]
+
+
+def check_references(job: TorchJob) -> None:
+    """Make sure that layers and loss can travel, and that none hides weights that another one updates.
+
+    Raises:
+        JobError: a part cannot be pickled, or refers to parameters of a layer elsewhere in the chain.
+    """
+    parts: list[tuple[str, Any, list[nn.Parameter]]] = [
+        (f"layer {index}", layer, list(layer.parameters())) for index, layer in enumerate(job.layers)
+    ]
+    for name, part, own in [*parts, ("loss_fn", job.loss_fn, []), ("metric", job.metric_fn, [])]:
+        pickler = WeightlessPickler(io.BytesIO(), job.module.parameters())
+        try:
+            pickler.dump(part)
+        except Exception as reason:
+            raise JobError(f"job {job.name!r}: {name} cannot be sent to a worker process: {told(reason)}") from reason
+        if pickler.met - {id(parameter) for parameter in own}:
+            raise JobError(
+                f"job {job.name!r}: {name} refers to parameters of the model that are not its own; on a device it "
+                "would find their bytes gone. Put what uses them into their layer, or use weight_decay."
+            )

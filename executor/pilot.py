@@ -18,9 +18,10 @@ from executor.activations import SavedTensors, forward_keeping, storages
 from executor.budget import BudgetTracker, storages_of
 from executor.compute import backward, forward, loss_and_backward, needs_grad, step
 from executor.errors import JobError
-from executor.job import TorchJob, check_references
+from executor.evaluation import evaluate
+from executor.job import TorchJob
 from executor.layout import ShardLayout, buffers_of, layout_of, parameters_of, tensor_state
-from executor.pickling import describe, tensors_in
+from executor.pickling import check_references, describe, tensors_in
 from executor.tensors import TreeSpec, packed, spec_of
 from hydrasim.errors import HydraError, told
 
@@ -38,6 +39,7 @@ class ShardPilot:
     retained_bytes: what its layers made in the first pass and keep, such as a cached mask.
     gradients: how those of its parameters lie in one block. activation_bytes: what a forward leaves for its backward,
     if kept: counted for the shards of a `chain`. step_s: of the optimizer's step, which is in backward_s too.
+    evaluate_s: of an evaluation, whose bytes count in output_bytes and working_bytes.
     """
 
     layout: ShardLayout
@@ -52,6 +54,15 @@ class ShardPilot:
     gradients: TreeSpec
     activation_bytes: int = 0
     step_s: float = 0.0
+    evaluate_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Evaluated:
+    output: Any
+    seconds: float
+    peak_bytes: int
+    retained_bytes: int
 
 
 class JobPilot:
@@ -62,17 +73,24 @@ class JobPilot:
     """
 
     def __init__(self, job: TorchJob, num_threads: int = 1) -> None:
-        self.job, self._num_threads = job, num_threads
+        self.job, self._num_threads, self._source = job, num_threads, job.source
         self._done: dict[bytes, ShardPilot] = {}  # by signature
         self._kept: dict[bytes, tuple[int, int]] = {}
+        self._evaluated: dict[bytes, _Evaluated] = {}
         check_references(job)
         weights = {id(parameter) for parameter in job.module.parameters()}
-        constants = [tensor for tensor in tensors_in(job.layers, job.loss_fn) if id(tensor) not in weights]
+        held = tensors_in(job.layers, (job.loss_fn, job.metric_fn))
+        constants = [tensor for tensor in held if id(tensor) not in weights]
         storages = {storage._cdata: storage for tensor in constants for storage in storages_of(tensor)}
         self.constant_bytes = sum(storage.nbytes() for storage in storages.values())
         self.input, self.target = map(packed, job.measured_batch)
-        self.input_bytes = max(1, spec_of(self.input).nbytes)  # what has no bytes would not travel
-        self.target_bytes = max(1, spec_of(self.target).nbytes)
+        evaluation = job.first_evaluation_batch
+        self._evaluation_target = None if evaluation is None else packed(evaluation[1])
+        # What comes before a layer in an evaluation, as far as it is known.
+        self._evaluation_input = {} if evaluation is None else {0: packed(evaluation[0])}
+        inputs, targets = [self.input, *self._evaluation_input.values()], [self.target, self._evaluation_target]
+        self.input_bytes = max(1, *(spec_of(tree).nbytes for tree in inputs))  # what has no bytes would not travel
+        self.target_bytes = max(1, *(spec_of(tree).nbytes for tree in targets))
 
     def run(self, low: int, high: int, value: Any, gradients: TreeSpec | None = None) -> ShardPilot:
         """Pilot the shard of layers low .. high-1 on its input, twice: a first step makes optimizer state.
@@ -84,7 +102,35 @@ class JobPilot:
         if key not in self._done:
             with self._as_on_device(low, high):
                 self._done[key] = self._run(low, high, value, gradients)
-        return self._done[key]
+        return self._with_evaluation(self._done[key], low, high)
+
+    def _with_evaluation(self, pilot: ShardPilot, low: int, high: int) -> ShardPilot:
+        """Have what an evaluation takes in it, for jobs that have any; shards before have been piloted by then."""
+        if low not in self._evaluation_input:
+            return pilot
+        value, last = self._evaluation_input[low], high == len(self.job.layers)
+        judge = self.job.metric_fn if last else None
+        key = describe((self.job.layers[low:high], judge, repr(spec_of(value).leaves)))
+        if key not in self._evaluated:
+            layers, metric = self._copies(low, high, self.job.metric_fn)
+            tracker = BudgetTracker()
+            tracker.exempt([tensors_in(layers, metric), value, self._evaluation_target])
+            with self._as_on_device(low, high), tracker:
+                started, options = time.perf_counter(), self.job.step_options
+                output = evaluate(layers, value, options, *((metric, self._evaluation_target) if last else ()))
+                seconds = time.perf_counter() - started
+            handed_on = None if last else packed(output)
+            del output
+            self._evaluated[key] = _Evaluated(handed_on, seconds, tracker.peak_bytes, tracker.live_bytes)
+        found = self._evaluated[key]
+        self._evaluation_input[high] = found.output
+        return replace(
+            pilot,
+            output_bytes=max(pilot.output_bytes, 0 if last else spec_of(found.output).nbytes),
+            working_bytes=max(pilot.working_bytes, int(found.peak_bytes * (1 + MARGIN_FRACTION))),
+            retained_bytes=pilot.retained_bytes + found.retained_bytes,
+            evaluate_s=found.seconds,
+        )
 
     def _signature(self, low: int, high: int, value: Any, given: TreeSpec | None = None) -> bytes:
         """Describe all that a pilot depends on; shards of equal description are alike."""
@@ -211,9 +257,14 @@ class JobPilot:
                 optimizer.state[parameter] = state
         return optimizer, states
 
-    def _copies(self, low: int, high: int) -> tuple[list[nn.Module], Any]:
-        """Copy the layers and the loss, which may be a module, and count or learn."""
-        return list(copy.deepcopy(nn.ModuleList(self.job.layers[low:high]))), copy.deepcopy(self.job.loss_fn)
+    def _copies(self, low: int, high: int, judge: Any = None) -> tuple[list[nn.Module], Any]:
+        """Copy the layers and the loss, or another judge, which may be a module, and count or learn."""
+        judge, originals = self.job.loss_fn if judge is None else judge, self.job.layers[low:high]
+        layers = list(copy.deepcopy(nn.ModuleList(originals)))
+        if self._source is not None:
+            pairs = zip(parameters_of(layers), parameters_of(originals), strict=True)
+            self._source.fill(layers, {id(own): self.job.names[id(original)] for own, original in pairs})
+        return layers, copy.deepcopy(judge)
 
     def chain(self, bounds: Sequence[tuple[int, int]]) -> list[ShardPilot]:
         """Pilot consecutive shards, each on the output of the one before and the gradients of the one after."""

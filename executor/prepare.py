@@ -71,19 +71,21 @@ class Prepared:
         return Cluster(devices, host_cores=len(os.sched_getaffinity(0)), buses=buses)
 
     def limited(self, max_minibatches: int) -> Prepared:
-        """Return the same jobs, stopped after so many mini-batches each."""
+        """Return the same jobs, stopped after so many mini-batches each, and evaluated on as many at most."""
         return replace(self, max_minibatches=max_minibatches)
 
     def _training_job(self, part: Partition) -> TrainingJob:
-        minibatches, epochs = part.job.schedule
+        lengths = part.job.lengths
         if self.max_minibatches is not None:
             limit = max(self.max_minibatches, 2 * part.job.accumulate)  # two steps at least, the first makes state
-            if limit < minibatches * epochs:
-                minibatches, epochs = limit, 1
+            lengths["evaluation_minibatches"] = min(limit, lengths["evaluation_minibatches"])
+            if limit < (lengths["max_minibatches"] or lengths["minibatches"] * lengths["epochs"]):
+                lengths["max_minibatches"] = limit
         shards = tuple(
             Shard(
                 pilot.forward_s, pilot.backward_s, pilot.layout.parameter_bytes, pilot.layout.optimizer_bytes,
                 pilot.output_bytes, pilot.working_bytes, forward_updates=bool(pilot.layout.buffers),
+                evaluate_s=pilot.evaluate_s,
             )
             for pilot in part.shards
         )  # fmt: skip
@@ -102,7 +104,7 @@ class Prepared:
                 for shard, pilot in zip(shards, part.shards, strict=True)
             )  # fmt: skip
         return TrainingJob(
-            part.job.name, shards, minibatches, epochs, self.fused,
+            part.job.name, shards, fused=self.fused, **lengths,
             input_bytes=part.pilot.input_bytes, target_bytes=part.pilot.target_bytes,
             update_units=update_units, host_updates=host_updates, accumulate=options.accumulate,
             tied_shards=ties.sharing_shards if ties else (), tied_bytes=ties.gradients.nbytes if ties else 0,

@@ -29,7 +29,7 @@ from executor.train import RunResult, train
 from hydrasim.cluster import Cluster, Direction
 from hydrasim.command import HOST, Command, Event, Kind
 from hydrasim.contention import uncontended_s
-from hydrasim.dag import minibatch_dag
+from hydrasim.dag import kinds_of_minibatches, minibatch_dag
 from hydrasim.dataflow import activations_of
 from hydrasim.disk import read_text, write_text
 from hydrasim.errors import HydraError, ProfileError
@@ -234,7 +234,8 @@ def _is_whole(prepared: Prepared, samples: Samples) -> bool:
     measured = {unit for kind in found.kinds.values() for unit in kind.units} | set(found.updates)
     jobs = prepared.workload.jobs
     updated = {(job.name, Phase.UPDATE, shard) for job in jobs for shard in shards_on_host(job)}
-    return measured >= updated | {(job.name, *node) for job in jobs for node in minibatch_dag(job).nodes}
+    kinds = [(job, minibatch) for job in jobs for minibatch, _ in kinds_of_minibatches(job)]
+    return measured >= updated | {(job.name, *node) for job, n in kinds for node in minibatch_dag(job, n).nodes}
 
 
 def _identity(prepared: Prepared, mechanism: Mechanism, minibatches: int) -> dict[str, Any]:

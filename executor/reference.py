@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 import torch
@@ -23,10 +24,11 @@ def train_plain(
     scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
     autocast: torch.dtype | None = None,
     grad_scaler: torch.amp.GradScaler | None = None,
+    evaluate: Callable[[torch.nn.Module], Any] = lambda _: None,
     seed: int = 0,
     device: str = "cpu",
 ) -> tuple[list[float], torch.optim.Optimizer]:
-    """Seed, train the model in place; return the loss of every mini-batch and the optimizer with its state."""
+    """Seed, train in place, evaluate after epochs; return every mini-batch's loss and the optimizer with its state."""
     torch.manual_seed(seed)
     random.seed(seed)
     model.to(device)
@@ -36,9 +38,7 @@ def train_plain(
     scaler = torch.amp.GradScaler(enabled=False) if grad_scaler is None else grad_scaler
     losses: list[float] = []
     for _ in range(epochs):
-        for inputs, targets in dataloader:
-            if len(losses) == max_steps:
-                return losses, optimizer
+        for inputs, targets in islice(dataloader, None if max_steps is None else max_steps - len(losses)):
             if len(losses) % accumulate == 0:
                 optimizer.zero_grad(set_to_none=True)
             with torch.autocast(torch.device(device).type, dtype=autocast, enabled=autocast is not None):
@@ -55,6 +55,9 @@ def train_plain(
                 scaler.update()
                 if schedule is not None:
                     schedule.step()
+        evaluate(model)
+        if len(losses) == max_steps:
+            break
     return losses, optimizer
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import get_args
 
 import cloudpickle
 import torch
 
 from executor.backend import TorchBackend
-from executor.callbacks import Callback
+from executor.callbacks import Callback, Judged
+from executor.control import Control
 from executor.devices import CudaDevice, Device
 from executor.errors import ExecutionError, JobError
 from executor.host_store import HostStore
@@ -25,9 +27,10 @@ from executor.pickling import dump_without_weights
 from executor.pool import DevicePool
 from executor.prepare import Prepared, prepare
 from executor.step import rates_of
+from executor.weights import Saved
 from hydrasim.command import Command, Event
 from hydrasim.dataflow import BlockKey, aligned
-from hydrasim.errors import told
+from hydrasim.errors import PlanError, told
 from hydrasim.loop import run
 from hydrasim.mechanism import OURS, Mechanism
 from hydrasim.orchestrator import Orchestrator
@@ -40,13 +43,17 @@ from hydrasim.timeline import Timeline
 
 @dataclass(frozen=True)
 class JobResult:
-    """What became of a job. losses: one a mini-batch. state: optimizer tensors by parameter name."""
+    """What became of a job. losses: one a mini-batch. metrics: of its evaluations, one an epoch.
+
+    optimizer_state: tensors by parameter name; none of a job whose weights came from disk, as they may not fit.
+    """
 
     name: str
     status: str  # "finished", or "stopped" by a callback
     losses: tuple[float, ...]
     error: str = ""
     optimizer_state: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict, repr=False)
+    metrics: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,17 +73,20 @@ class RunResult:
     def makespan_s(self) -> float:
         return self.timeline.makespan_s
 
-    def best(self, num_losses: int = 1) -> JobResult:
+    def best(self, num_losses: int = 1, *, by: Judged = "loss", greatest: bool = False) -> JobResult:
         """Return the job with the least mean of its last so many losses; jobs that end in NaN are left out.
+
+        by: "metric" for so many of its last evaluations instead. greatest: the most is best, as of an accuracy.
 
         Raises:
             ExecutionError: no job ends in numbers.
         """
-        means = {name: fmean(job.losses[-num_losses:]) for name, job in self.jobs.items() if job.losses}
+        ends = {name: (job.losses if by == "loss" else job.metrics)[-num_losses:] for name, job in self.jobs.items()}
+        means = {name: fmean(end) for name, end in ends.items() if end}
         numbers = {name: mean for name, mean in means.items() if not math.isnan(mean)}
-        if num_losses < 1 or not numbers:
-            raise ExecutionError(f"no job has a number as the mean of its last {num_losses} losses.")
-        return self.jobs[min(numbers, key=numbers.__getitem__)]
+        if num_losses < 1 or by not in get_args(Judged) or not numbers:
+            raise ExecutionError(f"no job has a number as the mean of its last {num_losses} values by {by!r}.")
+        return self.jobs[(max if greatest else min)(numbers, key=numbers.__getitem__)]
 
 
 def train(
@@ -94,6 +104,7 @@ def train(
     commands: list[Command] | None = None,
     on_event: Callable[[Event], None] | None = None,
     callbacks: Sequence[Callback] = (),
+    control: Control | None = None,
 ) -> RunResult:
     """Train the jobs and put the trained weights into their models.
 
@@ -101,36 +112,35 @@ def train(
     with the profile's times as beliefs, or the pilot's rough ones. plan: followed instead of a policy.
     pool: worker processes to use and keep. chaos_seed: delay and poison at random (for tests).
     commands, on_event: see `hydrasim.loop.run`. callbacks: called in turn after each mini-batch; one that
-    returns True stops the job, for which a policy has to decide; see `executor.callbacks`.
+    returns True stops the job; see `executor.callbacks`. control: pauses, resumes and stops jobs, under a policy.
 
     Raises:
         ExecutionError: a layer, loader or worker failed; it names job, unit and cause.
         ShardTooLarge, JobError, PlanError, PolicyError: before anything runs.
     """
-    prepared = jobs if isinstance(jobs, Prepared) else prepare(
-        jobs, devices, loading_zone_fraction=mechanism.loading_zone_fraction
-    )  # fmt: skip
+    zone = mechanism.loading_zone_fraction
+    prepared = jobs if isinstance(jobs, Prepared) else prepare(jobs, devices, loading_zone_fraction=zone)
+    if plan and control:
+        raise PlanError("a plan says what every unit does, so there is nothing to control; run a policy.")
     workload, cluster = prepared.workload, prepared.cluster
     beliefs = StatedCosts(workload, cluster) if profile is None else profile.costs(cluster)
     chosen = make_policy(policy) if plan is None else FollowPlan(plan)
     orchestrator = Orchestrator(workload, cluster, chosen, beliefs, mechanism=mechanism, seed=seed)
-    assert orchestrator.residency is not None
     if pool is not None and pool.devices != prepared.devices:
         raise ExecutionError("the pool was made for other devices than these jobs were prepared for.")
-    own_pool = DevicePool(prepared.devices) if pool is None else pool
-    store = HostStore(prepared)
+    own_pool, store = DevicePool(prepared.devices) if pool is None else pool, HostStore(prepared)
     try:
-        backend = _open(prepared, orchestrator, own_pool, store, chaos_seed, callbacks)
         planned = {} if plan is None else {"planned_by": plan.policy}
         header = planned | {"devices": [device.kind for device in cluster.devices], "seed": seed}
-        with contextlib.closing(backend):
-            timeline = run(orchestrator, backend, commands=commands, on_event=on_event, **header)
+        with nullcontext([]) if control is None else control.listening(workload.by_name) as asked:
+            for what, job in asked:
+                orchestrator.heed(what(job, 0.0))
+            with closing(_open(prepared, orchestrator, own_pool, store, chaos_seed, callbacks, control)) as backend:
+                timeline = run(orchestrator, backend, commands=commands, on_event=on_event, **header)
         peaks = own_pool.end_run()
-        if update_models:
-            for part in prepared.partitions:
-                _write_back(part, store)
-        peak_bytes = [arena.peak_bytes + peak for arena, peak in zip(orchestrator.residency.arenas, peaks, strict=True)]
-        timeline.header.update(peak_bytes=peak_bytes, orchestrator_cpu_s=backend.cpu_s)
+        for part in prepared.partitions if update_models else ():
+            _write_back(part, store)
+        timeline.header.update(peak_bytes=_peak_bytes(orchestrator, peaks), orchestrator_cpu_s=backend.cpu_s)
         return RunResult(_results(prepared, backend, store), timeline, store.reserved_bytes)
     except BaseException:
         own_pool.close()  # workers may be in the middle of anything
@@ -141,6 +151,12 @@ def train(
             own_pool.close()
 
 
+def _peak_bytes(orchestrator: Orchestrator, peaks: Sequence[int]) -> list[int]:
+    """Return the most that lay in each arena, by its commands, plus what units had alive, measured."""
+    assert orchestrator.residency is not None
+    return [arena.peak_bytes + peak for arena, peak in zip(orchestrator.residency.arenas, peaks, strict=True)]
+
+
 def _open(
     prepared: Prepared,
     orchestrator: Orchestrator,
@@ -148,6 +164,7 @@ def _open(
     store: HostStore,
     chaos_seed: int | None,
     callbacks: Sequence[Callback],
+    control: Control | None,
 ) -> TorchBackend:
     """Set up every worker and loader for the run."""
     assert orchestrator.residency is not None
@@ -167,9 +184,9 @@ def _open(
     on_host = tuple(job for job in jobs if job.host_updates)
     if on_host:
         pool.open_updater(UpdaterSetup(on_host, store.nbytes, store.places), store.fd)
-    loaders = pool.open_loaders([_loader_setup(part, store) for part in prepared.partitions], store.fd)
+    loaders = pool.open_loaders([_loader_setup(part, prepared, store) for part in prepared.partitions], store.fd)
     label = "measured" if all(isinstance(device, CudaDevice) for device in prepared.devices) else "emulated"
-    return TorchBackend(prepared.workload, pool, loaders, store, label, callbacks)
+    return TorchBackend(prepared.workload, pool, loaders, store, label, callbacks, control)
 
 
 def _job_setup(part: Partition, prepared: Prepared) -> JobSetup:
@@ -179,7 +196,8 @@ def _job_setup(part: Partition, prepared: Prepared) -> JobSetup:
     order = {id(parameter): index for index, parameter in enumerate(part.job.module.parameters())}
     simulated = prepared.workload.job(part.job.name)
     try:
-        payload = dump_without_weights((shards, part.job.loss_fn, recipes), list(itertools.chain(*parameters)))
+        parts = (shards, part.job.loss_fn, part.job.metric_fn, recipes)
+        payload = dump_without_weights(parts, list(itertools.chain(*parameters)))
     except Exception as reason:
         raise JobError(
             f"job {part.job.name!r}: the optimizer cannot be sent to a worker process: {told(reason)}"
@@ -198,16 +216,18 @@ def _job_setup(part: Partition, prepared: Prepared) -> JobSetup:
         part.job.step_options,
         simulated.separate_updates,
         simulated.host_updates != "no",
-        rates_of(part.job, simulated.num_steps),
+        rates_of(part.job, simulated.schedule.num_steps),
+        simulated.schedule,
         part.ties,
     )
 
 
-def _loader_setup(part: Partition, store: HostStore) -> LoaderSetup:
+def _loader_setup(part: Partition, prepared: Prepared, store: HostStore) -> LoaderSetup:
     return LoaderSetup(
         part.job.name,
-        cloudpickle.dumps(part.job.dataloader),
+        cloudpickle.dumps((part.job.dataloader, part.job.evaluate_on)),
         part.job.seed,
+        prepared.workload.job(part.job.name).schedule,
         len(part.shards) + 1,
         len(part.shards) - 1,
         part.pilot.input_bytes,
@@ -218,24 +238,35 @@ def _loader_setup(part: Partition, store: HostStore) -> LoaderSetup:
 
 
 def _write_back(part: Partition, store: HostStore) -> None:
-    """Copy trained weights, and statistics, into the user's model."""
-    with torch.no_grad():
-        for index, layers in enumerate(part.job.shards(part.cuts)):
-            block = store.block(BlockKey("w", part.job.name, index, -1))
-            for parameter, slot in zip(parameters_of(layers), part.shards[index].layout.parameters, strict=True):
-                parameter.copy_(slot.view(block))
-            for buffer, slot in zip(buffers_of(layers), part.shards[index].layout.buffers, strict=False):
-                buffer.copy_(slot.view(block))
+    """Copy trained weights, and statistics, into the user's model, and into a checkpoint if its job says so."""
+    saved = None if part.job.save_to is None else Saved(part.job.save_to, len(part.shards))
+    for index, layers in enumerate(part.job.shards(part.cuts)):
+        block, layout = store.block(BlockKey("w", part.job.name, index, -1)), part.shards[index].layout
+        pairs = [
+            *zip(parameters_of(layers), layout.parameters, strict=True),
+            *zip(buffers_of(layers), layout.buffers, strict=False),
+        ]
+        trained = {id(own): slot.view(block) for own, slot in pairs}
+        with torch.no_grad():
+            for own, _ in pairs:
+                if not own.is_meta:
+                    own.copy_(trained[id(own)])
+        if saved is not None:
+            found = part.job.named_state(layers)
+            saved.add({name: trained.get(id(tensor), tensor.detach()) for name, tensor in found.items()})
+    if saved is not None:
+        saved.close()
 
 
 def _results(prepared: Prepared, backend: TorchBackend, store: HostStore) -> dict[str, JobResult]:
     return {
         part.job.name: JobResult(
             job.name,
-            "finished" if len(backend.losses[job.name]) == job.num_minibatches else "stopped",
+            "finished" if backend.has_finished(job) else "stopped",
             tuple(backend.losses[job.name]),
             "",
-            _optimizer_state(part, store),
+            _optimizer_state(part, store) if part.job.weights is None else {},
+            tuple(backend.metrics[job.name]),
         )
         for part, job in zip(prepared.partitions, prepared.workload.jobs, strict=True)
     }

@@ -14,6 +14,7 @@ from executor import randomness
 from executor.activations import KeptForward, SavedTensors, TooLarge, forward_keeping, storages
 from executor.compute import Seeds, backward, forward, loss_and_backward, take_step
 from executor.devices import DeviceMemory
+from executor.evaluation import Score, evaluate
 from executor.host_store import StoreView
 from executor.layout import ShardOnDevice, parameters_of, state_on_host
 from executor.messages import JobSetup, Setup
@@ -34,7 +35,7 @@ class _Job:
     """One job's shards and loss in this process, without weights of their own."""
 
     def __init__(self, setup: JobSetup, memory: DeviceMemory) -> None:
-        (shards, self.loss_fn, recipes), _ = load_without_weights(setup.payload)
+        (shards, self.loss_fn, self.metric, recipes), _ = load_without_weights(setup.payload)
         self.setup = setup
         self.shards = []
         for layers, recipe, layout in zip(shards, recipes, setup.layouts, strict=True):
@@ -48,7 +49,7 @@ class _Job:
         self.sharing = (None,) * len(self.shards) if setup.ties is None else setup.ties.shards
         own = set(counts)
         own |= {id(buffer) for shard in self.shards for buffer in shard.moving_buffers}
-        found = tensors_in([shard.layers for shard in self.shards], self.loss_fn)
+        found = tensors_in([shard.layers for shard in self.shards], (self.loss_fn, self.metric))
         # Held, so that no storage made later can be taken for one of them.
         self.constants = [tensor for tensor in found if id(tensor) not in own]
         self.constant_storages = storages(self.constants)
@@ -64,8 +65,8 @@ class Units:
         for job in self._jobs.values():
             memory.exempt([job.constants, [(shard.parameters, shard.moving_buffers) for shard in job.shards]])
 
-    def run(self, command: Command) -> float | None:
-        """Run the command's unit; return the loss if the unit computed one that was trained on."""
+    def run(self, command: Command) -> float | Score | None:
+        """Run the command's unit; return the loss if the unit computed one that was trained on, or the score."""
         unit = command.unit
         job = self._jobs[unit.job]
         shard = job.shards[unit.shard]
@@ -90,18 +91,22 @@ class Units:
 
     def _pass(
         self, unit: ShardUnit, job: _Job, shard: ShardOnDevice, blocks: Blocks, state: torch.Tensor
-    ) -> float | None:
+    ) -> float | Score | None:
         """Run a forward or a backward; the latter ends with a step, unless that is a unit of its own."""
         self._restore_random(unit, job)
         last = unit.shard == len(job.shards) - 1
         entry, flags = self._read(blocks["x"])
-        if unit.phase is Phase.FORWARD:
-            output = self._forward(unit, job, shard, blocks, entry, flags, last)
+        if unit.phase in (Phase.FORWARD, Phase.EVALUATE):
+            if unit.phase is Phase.FORWARD:
+                output = self._forward(unit, job, shard, blocks, entry, flags, last)
+            else:
+                metric, target = (job.metric, self._read(blocks["y"])[0]) if last else (None, None)
+                output = evaluate(shard.layers, entry, job.setup.options, metric, target)
             shard.check_buffers()
             self._save_random(unit)
             if not last:
                 self._write(output, blocks["out"])
-            return None
+            return output if isinstance(output, Score) else None
         shard.clear_gradients()
         if job.setup.separate_updates:
             self._add_to_earlier(unit, job, shard, blocks)
@@ -164,7 +169,7 @@ class Units:
             )
             whole = unit.shard == setup.ties.sharing_shards[0]
             gradients |= dict(zip(setup.ties.order, sums, strict=True)) if whole else dict.fromkeys(setup.ties.order)
-        if (unit.minibatch + 1) % setup.options.accumulate == 0:
+        if setup.schedule.steps_after(unit.minibatch):
             self._tell_of(unit, job, {index: gradient for index, gradient in gradients.items() if gradient is not None})
         if "d" in blocks:
             for parameter, place in zip(shard.parameters, self._gradients(job, blocks["d"]), strict=True):

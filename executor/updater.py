@@ -26,7 +26,7 @@ class Optimizers:
 
     def __init__(self, setup: JobSetup, store: StoreView) -> None:
         self._setup, self._store = setup, store
-        (shards, _, recipes), _ = load_without_weights(setup.payload)
+        (shards, _, _, recipes), _ = load_without_weights(setup.payload)
         self._shards = [
             ShardOnDevice(layers, recipe.make(parameters_of(layers)), layout)
             for layers, recipe, layout in zip(shards, recipes, setup.layouts, strict=True)

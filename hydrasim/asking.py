@@ -80,3 +80,19 @@ def complain_of_order(plan: Plan, positions: Sequence[int], progress: Mapping[st
             ahead = ", ".join(f"{u} (device {plan.device_of[u]})" for u in possible) or "the units now running"
             lines.append(f"  Device {device} is at {unit}; job {unit.job!r} can only go on with {ahead}.")
     raise PlanError("\n".join(lines) + "\n  Reorder these units so that every unit follows its predecessors.")
+
+
+def complain_of_idling(
+    policy: Policy, progress: Mapping[str, JobProgress], eligible: Sequence[ShardUnit], story: Sequence[Command]
+) -> NoReturn:
+    """Say that a policy chose nothing while nothing runs and work is left; eligible: what device 0 could run.
+
+    Raises:
+        PolicyError: always.
+    """
+    left = ", ".join(name for name, job in progress.items() if not job.finished)
+    raise PolicyError(
+        f"{policy.name} chose nothing for any device, nothing runs, and work is left in {left}.\n"
+        f"  Device 0 could run {listed(eligible) or 'nothing'}.\n"
+        f"  Last commands: {chain(story)}"
+    )

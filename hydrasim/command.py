@@ -109,6 +109,22 @@ class JobStopped:
 
 
 @dataclass(frozen=True, slots=True)
+class JobPaused:
+    """Nothing of a job is to begin from now on, so many seconds after the run began."""
+
+    job: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobResumed:
+    """A paused job may go on, so many seconds after the run began."""
+
+    job: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """A command raised, or its device was lost, and the run cannot go on."""
 
@@ -116,7 +132,8 @@ class Failed:
     error: Exception
 
 
-Event = Finished | JobArrived | JobStopped | Failed
+Happening = JobArrived | JobStopped | JobPaused | JobResumed
+Event = Finished | Happening | Failed
 
 
 def normal_form(commands: list[Command]) -> dict[str, list[str]]:

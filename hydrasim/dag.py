@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from hydrasim.cluster import Cluster
     from hydrasim.profile import CostModel
+    from hydrasim.schedule import Schedule
 
 Node = tuple[Phase, int]  # a unit without its job and mini-batch
 
@@ -19,9 +20,12 @@ Node = tuple[Phase, int]  # a unit without its job and mini-batch
 def minibatch_dag(job: TrainingJob, minibatch: int | None = None) -> nx.DiGraph[Node]:
     """Build the DAG of one mini-batch: F0 .. L(S-1) .. B0 fused, or F0 .. F(S-1) B(S-1) .. B0; then U0 .. U(S-1).
 
-    minibatch: which one, since the optimizer may not step after all of them; by default one after which it does.
+    minibatch: which one, since the optimizer may not step after all of them, and some are to evaluate on, which are
+    E0 .. E(S-1); by default one after which it does.
     """
-    return _dag(job, job.update_units and (minibatch is None or job.steps_after(minibatch)))
+    if minibatch is not None and job.schedule.is_evaluation(minibatch):
+        return _evaluation_dag(job)
+    return _dag(job, job.update_units and (minibatch is None or job.schedule.steps_after(minibatch)))
 
 
 def _dag(job: TrainingJob, with_step: bool) -> nx.DiGraph[Node]:
@@ -37,19 +41,38 @@ def _dag(job: TrainingJob, with_step: bool) -> nx.DiGraph[Node]:
     return dag
 
 
-def kinds_of_minibatches(job: TrainingJob) -> list[tuple[int, int]]:
-    """Return a mini-batch of each kind and how many there are of it: the first one, and those with a step and without.
+def _evaluation_dag(job: TrainingJob) -> nx.DiGraph[Node]:
+    import networkx as nx
 
-    A cost model may charge more for the first; the others of a kind have the same units at the same costs.
+    dag: nx.DiGraph[Node] = nx.DiGraph()
+    nx.add_path(dag, [(Phase.EVALUATE, shard) for shard in range(len(job.shards))])
+    return dag
+
+
+def kinds_of_minibatches(job: TrainingJob) -> list[tuple[int, int]]:
+    """Return a mini-batch of each kind and how many there are of it.
+
+    The kinds: the first one, for which a cost model may charge more, those with a step, those without, and those to
+    evaluate on. All of a kind have the same units at the same costs.
     """
-    num_stepping = job.num_steps - job.steps_after(0)
-    counts = {True: num_stepping, False: job.num_minibatches - 1 - num_stepping}
-    few = range(1, min(job.num_minibatches, 2 * job.accumulate + 1))
+    schedule, rest = job.schedule, range(1, job.num_minibatches)
+    num_stepping = schedule.num_steps - schedule.steps_after(0)
+    counts = {
+        (True, False): num_stepping,
+        (False, False): schedule.num_trained - 1 - num_stepping,
+        (False, True): len(schedule) - schedule.num_trained,
+    }
     return [(0, 1)] + [
-        (next(minibatch for minibatch in few if job.steps_after(minibatch) is steps), count)
-        for steps, count in counts.items()
+        (next(n for n in rest if (schedule.steps_after(n), schedule.is_evaluation(n)) == kind), count)
+        for kind, count in counts.items()
         if count
     ]
+
+
+def is_last_forward(job: TrainingJob, unit: ShardUnit) -> bool:
+    """Tell whether the unit is the last of its mini-batch to draw random numbers, which the loader waits for."""
+    turns = (Phase.LOSS if job.fused else Phase.FORWARD, Phase.EVALUATE)
+    return unit.shard == len(job.shards) - 1 and unit.phase in turns
 
 
 class Template:
@@ -72,22 +95,29 @@ class Template:
 
 @dataclass(frozen=True)
 class Templates:
-    """The two kinds of mini-batches of a job: after which the optimizer steps, and others; mostly they are one."""
+    """The kinds of mini-batches of a job: after which the optimizer steps, others, and those to evaluate on.
+
+    The first two are mostly one.
+    """
 
     with_step: Template
     without_step: Template
-    accumulate: int = 1
+    evaluation: Template
+    schedule: Schedule
 
     @classmethod
     def of_job(cls, job: TrainingJob, dag: nx.DiGraph[Node] | None = None) -> Templates:
         """Return a job's templates; dag: in place of its own mini-batches'."""
         if dag is not None or not job.update_units:
-            only = Template(minibatch_dag(job) if dag is None else dag)
-            return cls(only, only)
-        return cls(Template(_dag(job, True)), Template(_dag(job, False)), job.accumulate)
+            with_step = without_step = Template(minibatch_dag(job) if dag is None else dag)
+        else:
+            with_step, without_step = Template(_dag(job, True)), Template(_dag(job, False))
+        return cls(with_step, without_step, Template(_evaluation_dag(job)), job.schedule)
 
     def of(self, minibatch: int) -> Template:
-        return self.without_step if (minibatch + 1) % self.accumulate else self.with_step
+        if self.schedule.is_evaluation(minibatch):
+            return self.evaluation
+        return self.with_step if self.schedule.steps_after(minibatch) else self.without_step
 
 
 def whole_path_s(job: TrainingJob, cluster: Cluster, costs: CostModel) -> float:

@@ -94,16 +94,18 @@ def updates_state(job: TrainingJob, unit: ShardUnit) -> bool:
     """Tell whether a unit changes its shard's state."""
     if unit.phase in (Phase.FORWARD, Phase.LOSS) and job.shards[unit.shard].forward_updates:
         return True
-    return unit.phase is Phase.UPDATE if job.separate_updates else unit.phase is not Phase.FORWARD
+    if job.separate_updates:
+        return unit.phase is Phase.UPDATE
+    return unit.phase in (Phase.LOSS, Phase.BACKWARD)
 
 
 def is_last_update(job: TrainingJob, unit: ShardUnit) -> bool:
     """Tell whether a unit makes the last version of its shard's state."""
-    last = job.num_minibatches - 1
-    if not updates_state(job, unit) or unit.minibatch < job.last_step:
+    last = job.schedule.last_trained
+    if not updates_state(job, unit) or unit.minibatch < job.schedule.last_step:
         return False
     if unit.phase is Phase.FORWARD or (unit.phase is Phase.LOSS and job.update_units):
-        return unit.minibatch == last and not job.steps_after(last)
+        return unit.minibatch == last and not job.schedule.steps_after(last)
     return unit.minibatch == last or not job.shards[unit.shard].forward_updates
 
 
@@ -115,14 +117,14 @@ def gradients_of(job: TrainingJob, shard: int, minibatch: int) -> tuple[BlockKey
 def tied_gradients_of(job: TrainingJob, unit: ShardUnit) -> tuple[tuple[BlockKey, ...], tuple[BlockKey, ...]]:
     """Return the blocks of tied weights' gradients that a unit reads, and writes."""
     sharers, n = job.tied_shards, unit.minibatch
-    if unit.shard not in sharers or unit.phase is Phase.FORWARD:
+    if unit.shard not in sharers or unit.phase in (Phase.FORWARD, Phase.EVALUATE):
         return (), ()
     whole = BlockKey("t", job.name, sharers[0], n)
     if unit.phase is Phase.UPDATE:
         return (whole,), ()
     own = BlockKey("t", job.name, unit.shard, n)
     above = [BlockKey("t", job.name, shard, n) for shard in sharers if shard > unit.shard][:1]
-    adds_up = own == whole and n and not job.steps_after(n - 1)
+    adds_up = own == whole and job.schedule.adds_up(n)
     return (*above, *([whole._replace(minibatch=n - 1)] if adds_up else [])), (own,)
 
 
@@ -142,13 +144,16 @@ def dataflow(job: TrainingJob, unit: ShardUnit, mode: ActivationMode | None = No
     reads = [BlockKey("x", job.name, shard, n)]
     if shard == last:
         reads.append(BlockKey("y", job.name, last, n))
+    boundary = () if shard == last else (BlockKey("x", job.name, shard + 1, n),)
+    if unit.phase is Phase.EVALUATE:
+        used = whole if job.shards[shard].forward_updates else leading
+        return Dataflow(_sized(job, reads, used), boundary, state, False, tuple(reads), mode)
     if unit.phase is Phase.FORWARD:
-        writes = () if shard == last else (BlockKey("x", job.name, shard + 1, n),)
-        updates = updates_state(job, unit)
-        return Dataflow(_sized(job, reads, whole if updates else leading), (*writes, *found), state, updates, (), mode)
+        updates, writes = updates_state(job, unit), (*boundary, *found)
+        return Dataflow(_sized(job, reads, whole if updates else leading), writes, state, updates, (), mode)
     if shard != last:
         reads.append(BlockKey("g", job.name, shard, n))
-    if n and not job.steps_after(n - 1):
+    if job.schedule.adds_up(n):
         reads += gradients_of(job, shard, n - 1)
     from_above, tied = tied_gradients_of(job, unit)
     reads += from_above
@@ -169,7 +174,7 @@ def unit_bytes(job: TrainingJob, unit: ShardUnit) -> int:
 def neediest_unit(job: TrainingJob, shard: int) -> ShardUnit:
     """Return a unit of a shard than which none needs more room: a backward, where it adds to earlier gradients."""
     phase = Phase.LOSS if job.fused and shard == len(job.shards) - 1 else Phase.BACKWARD
-    return ShardUnit(job.name, phase, shard, 0 if job.steps_after(0) else 1)
+    return ShardUnit(job.name, phase, shard, 0 if job.schedule.steps_after(0) else 1)
 
 
 def state_keys(job: TrainingJob) -> list[BlockKey]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from hydrasim.cluster import Bus, Cluster, Device, Disk, Link
 from hydrasim.disk import read_text
 from hydrasim.errors import ClusterError, HydraError, ProfileError, WorkloadError, shortened, told
+from hydrasim.fields import job_fields
 from hydrasim.profile import KindProfile, Measurement, Profile, UnitKind
 from hydrasim.schemas import (
     MAX_COPIES,
@@ -181,24 +182,7 @@ def _finite(value: object) -> object:
 
 def workload_fields(workload: Workload) -> dict[str, Any]:
     """Return a workload as plain JSON values, the inverse of `read_workload`."""
-    return {"version": 1, "jobs": [_job_fields(job) for job in workload.jobs]}
-
-
-def _job_fields(job: TrainingJob) -> dict[str, Any]:
-    """Leave out what only few jobs have, so that files and digests of others are as they always were."""
-    fields: dict[str, Any] = vars(job) | {"shards": [dict(vars(shard)) for shard in job.shards]}
-    if job.host_updates == "no":
-        del fields["host_updates"]
-    if not job.separate_updates:
-        del fields["update_units"], fields["accumulate"]
-    if not job.tied_shards:
-        del fields["tied_shards"], fields["tied_bytes"]
-    for shard in fields["shards"]:
-        if not job.separate_updates:
-            del shard["update_s"], shard["gradient_bytes"]
-        if not shard["forward_updates"]:
-            del shard["forward_updates"]
-    return fields
+    return {"version": 1, "jobs": [job_fields(job) for job in workload.jobs]}
 
 
 def _workload(file: WorkloadFile) -> Workload:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from hydrasim.plan import Plan
     from hydrasim.workload import Workload
 
-# The phase that does not use a block, though it works on the same shard; update units use only state and gradients.
-_UNCONCERNED = {"w": None, "d": Phase.FORWARD}
+# The phases that do not use a block, though they work on the same shard; update units use only state and gradients.
+_UNCONCERNED = {"w": (), "d": (Phase.FORWARD, Phase.EVALUATE)}
 
 
 class Future:
@@ -102,13 +102,13 @@ class Future:
             return
         templates, job = self._templates[key.job], self._jobs[key.job]
         now = templates.of(unit.minibatch).index[unit.phase, unit.shard]
-        adds_up = key.kind == "d" and not job.steps_after(unit.minibatch)
+        adds_up = key.kind == "d" and not job.schedule.steps_after(unit.minibatch)
         end = job.num_minibatches if key.kind == "w" else min(job.num_minibatches, unit.minibatch + 1 + adds_up)
         for minibatch in range(unit.minibatch, end):
             template = templates.of(minibatch)
             for position in template.uses[key.shard]:
                 is_later = minibatch > unit.minibatch or position > now
-                if is_later and template.nodes[position][0] is not _UNCONCERNED.get(key.kind, Phase.UPDATE):
+                if is_later and template.nodes[position][0] not in _UNCONCERNED.get(key.kind, (Phase.UPDATE,)):
                     yield ShardUnit(key.job, *template.nodes[position], minibatch)
 
     def _uses_of_tied(self, key: BlockKey, unit: ShardUnit) -> Iterator[ShardUnit]:

@@ -26,8 +26,8 @@ Colour = tuple[float, float, float]
 # shade) for a few jobs, Paul Tol's "muted" for some more; beyond that a walk along viridis.
 _FEW = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _SOME = ("#332288", "#88CCEE", "#117733", "#DDCC77", "#CC6677", "#44AA99", "#882255", "#999933", "#AA4499")
-TINTS = {"F": 0.45, "L": 0.0, "B": -0.28, "U": -0.6}  # towards white above 0, towards black below
-PHASES = {"F": "forward", "L": "forward + backward", "B": "backward", "U": "update"}
+TINTS = {"F": 0.45, "L": 0.0, "B": -0.28, "U": -0.6, "E": 0.7}  # towards white above 0, towards black below
+PHASES = {"F": "forward", "L": "forward + backward", "B": "backward", "U": "update", "E": "evaluation"}
 _INK = "#333333"
 _FAINT = "#8A8F98"
 

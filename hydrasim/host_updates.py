@@ -27,7 +27,7 @@ def outdates_copies(job: TrainingJob, unit: ShardUnit) -> bool:
     """Tell whether a unit is the last to use its shard's state before that is updated in host memory."""
     if job.host_updates == "no" or unit.phase not in (Phase.BACKWARD, Phase.LOSS):
         return False
-    return job.steps_after(unit.minibatch) and unit.shard in shards_on_host(job)
+    return job.schedule.steps_after(unit.minibatch) and unit.shard in shards_on_host(job)
 
 
 def shards_updated_after(job: TrainingJob, unit: ShardUnit) -> list[int]:
@@ -35,7 +35,7 @@ def shards_updated_after(job: TrainingJob, unit: ShardUnit) -> list[int]:
     if job.host_updates == "each":
         return [unit.shard] if outdates_copies(job, unit) else []
     ends = job.host_updates == "all" and unit.shard == 0 and unit.phase in (Phase.BACKWARD, Phase.LOSS)
-    if not ends or not job.steps_after(unit.minibatch):
+    if not ends or not job.schedule.steps_after(unit.minibatch):
         return []
     return shards_on_host(job)
 

@@ -8,19 +8,30 @@ from __future__ import annotations
 
 from collections import deque
 from random import Random
-from statistics import fmean
 from typing import TYPE_CHECKING
 
-from hydrasim.asking import ask, chain, complain_of_order, listed
-from hydrasim.command import HOST, Command, Event, Failed, JobArrived, JobStopped, Kind, Lane
-from hydrasim.dag import Node, Template, Templates
+from hydrasim.asking import ask, complain_of_idling, complain_of_order
+from hydrasim.command import (
+    HOST,
+    Command,
+    Event,
+    Failed,
+    Finished,
+    Happening,
+    JobArrived,
+    JobPaused,
+    JobStopped,
+    Kind,
+    Lane,
+)
+from hydrasim.dag import Node, Templates, is_last_forward
 from hydrasim.dataflow import BlockKey
-from hydrasim.errors import HydraError, PlanError, PolicyError
+from hydrasim.errors import HydraError, PlanError
 from hydrasim.future import Future
 from hydrasim.mechanism import DEFAULT_EFFECTS, EFFECTS, OURS, Effects, Mechanism
 from hydrasim.memory import Block
 from hydrasim.plan import Placement
-from hydrasim.precedence import Precedence, is_last_forward
+from hydrasim.precedence import Precedence
 from hydrasim.progress import JobProgress
 from hydrasim.residency import Residency
 from hydrasim.view import View
@@ -68,9 +79,7 @@ class Orchestrator:
             raise HydraError("replaced DAGs have no data flow; simulate them with effects 'theory'.")
         templates = {job.name: Templates.of_job(job, (dags or {}).get(job.name)) for job in workload.jobs}
         self.progress = {
-            job.name: JobProgress(
-                order, job, templates[job.name], self._unit_seconds(job.name, templates[job.name].with_step)
-            )
+            job.name: JobProgress.at_the_beginning(order, job, templates[job.name], beliefs, len(cluster.devices))
             for order, job in enumerate(workload.jobs)
         }
         self.in_flight: list[deque[ShardUnit]] = [deque() for _ in cluster.devices]
@@ -117,13 +126,8 @@ class Orchestrator:
         """
         if isinstance(event, Failed):
             raise event.error
-        if isinstance(event, (JobArrived, JobStopped)):
-            progress = self.progress[event.job]
-            if isinstance(event, JobStopped):
-                self._stop(progress)
-            elif not progress.finished:
-                progress.arrive()
-                self._fetch(progress, 0, set())
+        if not isinstance(event, Finished):
+            self.heed(event)
             self._dispatch()
             return self._take()
         command = event.command
@@ -139,6 +143,21 @@ class Orchestrator:
             self.progress[command.unit.job].note_update(-1)
             self._dispatch()
         return self._take()
+
+    def heed(self, event: Happening) -> None:
+        """Have a job begin, end, rest or go on; before the start, too."""
+        progress = self.progress[event.job]
+        if isinstance(event, JobArrived):
+            if not progress.finished:
+                progress.arrive()
+                self._fetch(progress, 0, set())
+            return
+        if self.plan is not None:
+            raise PlanError(f"job {event.job!r} was told, but a plan says what every unit does; run a policy.")
+        if isinstance(event, JobStopped):
+            self._stop(progress)
+        else:
+            progress.pause(isinstance(event, JobPaused))
 
     def eligible(self, device: int) -> Sequence[ShardUnit]:
         """See `View.eligible`."""
@@ -187,8 +206,10 @@ class Orchestrator:
                     if len(self.in_flight[device]) == busy and self._serve(device):
                         again = self.plan is not None  # a unit issued here may free a step elsewhere
         idles = not any(self.in_flight) and self._num_jobs_done < len(self.progress)
-        if idles and all(progress.arrived and not progress.num_updates for progress in self.progress.values()):
-            self._complain_of_idling()
+        if idles and all(job.arrived and not job.paused and not job.num_updates for job in self.progress.values()):
+            if self.plan is not None:
+                complain_of_order(self.plan, self._plan_position, self.progress)
+            complain_of_idling(self.policy, self.progress, self.eligible(0), self._story)
 
     def _serve(self, device: int) -> bool:
         """Ask the policy for a unit and issue it; tell whether there was one."""
@@ -235,7 +256,7 @@ class Orchestrator:
         self._plan_position[device] += 1
         self.in_flight[device].append(unit)
         self._precedence.note_compute(unit, compute.number)
-        if is_last_forward(progress, unit):
+        if is_last_forward(progress.job, unit):
             self._fetch(progress, unit.minibatch + 1, {compute.number})
 
     def _fetch(self, progress: JobProgress, minibatch: int, after: set[int]) -> None:
@@ -250,12 +271,7 @@ class Orchestrator:
             self.residency.fetched(key, command)
 
     def _stop(self, progress: JobProgress) -> None:
-        """End a job with the mini-batch at which it is; what is fetched for the next one is left unused."""
-        if self.plan is not None:
-            raise PlanError(
-                f"job {progress.job.name!r} was stopped, but a plan says what every unit does; run a policy."
-            )
-        if not progress.finished:
+        if not progress.finished:  # what is fetched for the next mini-batch is left unused
             progress.stop()
             self._num_jobs_done += progress.finished
             if self.residency is not None and progress.num_issued_units:
@@ -302,19 +318,3 @@ class Orchestrator:
         commands, self._commands = self._commands, []
         self._story.extend(commands[-_STORY_LENGTH:])
         return commands
-
-    def _unit_seconds(self, job: str, template: Template) -> list[float]:
-        """Return what the units are believed to take, on devices that differ the mean of them."""
-        devices = range(len(self.cluster.devices))
-        found = [[self.beliefs.compute_s(ShardUnit(job, *node, 1), d) for d in devices] for node in template.nodes]
-        return [seconds[0] if len(set(seconds)) == 1 else fmean(seconds) for seconds in found]
-
-    def _complain_of_idling(self) -> None:
-        if self.plan is not None:
-            complain_of_order(self.plan, self._plan_position, self.progress)
-        left = [name for name, progress in self.progress.items() if not progress.finished]
-        raise PolicyError(
-            f"{self.policy.name} chose nothing for any device, nothing runs, and work is left in {', '.join(left)}.\n"
-            f"  Device 0 could run {listed(self.eligible(0)) or 'nothing'}.\n"
-            f"  Last commands: {chain(self._story)}"
-        )

@@ -165,9 +165,13 @@ def _step_fields(step: Step) -> dict[str, object]:
 
 def _is_unit_of(job: TrainingJob, unit: ShardUnit) -> bool:
     last = len(job.shards) - 1
+    if not (0 <= unit.shard <= last and 0 <= unit.minibatch < job.num_minibatches):
+        return False
+    if job.schedule.is_evaluation(unit.minibatch):
+        return unit.phase is Phase.EVALUATE
     phases = {Phase.FORWARD, Phase.BACKWARD}
     if job.fused and unit.shard == last:
         phases = {Phase.LOSS}
-    if job.update_units and job.steps_after(unit.minibatch):
+    if job.update_units and job.schedule.steps_after(unit.minibatch):
         phases |= {Phase.UPDATE}
-    return unit.phase in phases and 0 <= unit.shard <= last and 0 <= unit.minibatch < job.num_minibatches
+    return unit.phase in phases

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hydrasim.workload import Phase, ShardUnit
+from hydrasim.workload import ShardUnit
 
 if TYPE_CHECKING:
     from hydrasim.progress import JobProgress
@@ -42,9 +42,3 @@ class Precedence:
             for node in progress.templates.of(minibatch - 1).nodes:
                 self._compute_of.pop(ShardUnit(unit.job, *node, minibatch - 1), None)
         return found
-
-
-def is_last_forward(progress: JobProgress, unit: ShardUnit) -> bool:
-    """Tell whether the unit is the last of its mini-batch to draw random numbers, which the loader waits for."""
-    last = len(progress.job.shards) - 1
-    return unit.shard == last and unit.phase is (Phase.LOSS if progress.job.fused else Phase.FORWARD)

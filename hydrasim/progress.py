@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from hydrasim.workload import ShardUnit, TrainingJob
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hydrasim.dag import Template, Templates
+    from hydrasim.profile import CostModel
 
 
 class JobProgress:
@@ -20,13 +22,21 @@ class JobProgress:
     on when every unit of the mini-batch is issued and the first of the next one is. num_updates: on the host, issued
     and not done; the next mini-batch is offered when there are none. unit_s: believed seconds of the
     units of a mini-batch after which the optimizer steps; others lack the update units, which come last.
+    evaluation_s: of one to evaluate on.
     """
 
-    def __init__(self, order: int, job: TrainingJob, templates: Templates, unit_s: Sequence[float]) -> None:
+    def __init__(
+        self,
+        order: int,
+        job: TrainingJob,
+        templates: Templates,
+        unit_s: Sequence[float],
+        evaluation_s: Sequence[float] = (),
+    ) -> None:
         self.order = order
         self.job = job
         self.templates = templates
-        self.minibatch = 0
+        self.minibatch = self.minibatches_done = 0
         self.num_done_units = 0
         self.num_issued_units = 0
         self.num_updates = 0
@@ -37,19 +47,41 @@ class JobProgress:
         self._done: set[int] = set()
         self._outstanding: list[ShardUnit] = []
         self._num_units = job.num_units
-        self._unit_s = unit_s
+        self._left: dict[int, int] = {}  # mini-batch begun and not done -> its units that are not done
         num_in_passes = len(templates.without_step.nodes)
-        self._minibatch_s = {True: sum(unit_s), False: sum(unit_s[:num_in_passes])}
-        updates_s = sum(unit_s[num_in_passes:])
-        self.minibatch_s = self._minibatch_s[False] + updates_s * job.num_steps / job.num_minibatches
-        self.minibatch_left_s = self._minibatch_s[job.steps_after(0)]
+        self._unit_s = {templates.without_step: unit_s, templates.with_step: unit_s, templates.evaluation: evaluation_s}
+        passes_s, updates_s, self._evaluation_s = sum(unit_s[:num_in_passes]), sum(unit_s[num_in_passes:]), 0.0
+        self._minibatch_s = {templates.without_step: passes_s, templates.with_step: sum(unit_s)}
+        if job.evaluation_minibatches:
+            self._evaluation_s = self._minibatch_s[templates.evaluation] = sum(evaluation_s)
+        schedule = job.schedule
+        self.minibatch_s = passes_s + updates_s * schedule.num_steps / schedule.num_trained
+        self.minibatch_left_s = self._minibatch_s[templates.of(0)]
         self.remaining_s = self._remaining_s()
         self._ready: list[ShardUnit] | None = None
-        self.arrived = not job.arrival_s
+        self.arrived, self.paused = not job.arrival_s, False
+
+    @classmethod
+    def at_the_beginning(
+        cls, order: int, job: TrainingJob, templates: Templates, beliefs: CostModel, num_devices: int
+    ) -> JobProgress:
+        """Return the progress of a job whose units take what is believed; on devices that differ, the mean of that."""
+
+        def unit_s(template: Template) -> list[float]:
+            units = [ShardUnit(job.name, *node, 1) for node in template.nodes]
+            found = [[beliefs.compute_s(unit, device) for device in range(num_devices)] for unit in units]
+            return [seconds[0] if len(set(seconds)) == 1 else fmean(seconds) for seconds in found]
+
+        evaluation_s = unit_s(templates.evaluation) if job.evaluation_minibatches else ()
+        return cls(order, job, templates, unit_s(templates.with_step), evaluation_s)
 
     def arrive(self) -> None:
         """Count the job as submitted; until then nothing of it may run."""
         self.arrived, self._ready = True, None
+
+    def pause(self, paused: bool) -> None:
+        """Have nothing of the job begin any more, or let it go on."""
+        self.paused, self._ready = paused, None
 
     def note_update(self, change: int) -> None:
         """Count an update on the host as issued (1) or done (-1)."""
@@ -61,7 +93,8 @@ class JobProgress:
         if not self.num_issued_units:
             self._num_units, self.arrived, self._ready = 0, False, None
             return
-        self.job = replace(self.job, minibatches=self.minibatch + 1, epochs=1)
+        self.pause(False)
+        self.job = replace(self.job, ends_after=self.minibatch + 1)
         self._num_units, self._ready = self.job.num_units, None
         self.remaining_s = self._remaining_s()
 
@@ -75,30 +108,20 @@ class JobProgress:
         return self.templates.of(self.minibatch)
 
     @property
-    def minibatches_done(self) -> int:
-        between = self.job.accumulate - 1
-        num_units = len(self.templates.without_step.nodes)
-        steps, rest = divmod(self.num_done_units, between * num_units + len(self.templates.with_step.nodes))
-        return steps * self.job.accumulate + min(between, rest // num_units)
-
-    @property
     def minibatches_left(self) -> int:
-        """Mini-batches left in the current epoch, the current one included."""
-        return self.job.minibatches - self.minibatch % self.job.minibatches
-
-    @property
-    def epochs_left(self) -> int:
-        """Epochs left, the current one included."""
-        return self.job.epochs - self.minibatch // self.job.minibatches
+        """Mini-batches left after the current one, over all epochs; those to evaluate on are not counted."""
+        schedule = self.job.schedule
+        return schedule.num_trained - schedule.trained_before(self.minibatch + 1)
 
     def _remaining_s(self) -> float:
-        """Return the believed training seconds left: ((e - 1) b + c_e - 1) t + c_m.
+        """Return the believed seconds left: ((e - 1) b + c_e - 1) t + c_m, and those of evaluations.
 
-        Source: Algorithm 2 of the paper, with e, b, c_e, t and c_m spelt epochs_left,
-        minibatches_per_epoch, minibatches_left, minibatch_s and minibatch_left_s.
+        Source: Algorithm 2 of the paper, with (e - 1) b + c_e - 1, t and c_m spelt minibatches_left, minibatch_s
+        and minibatch_left_s.
         """
-        whole = (self.epochs_left - 1) * self.job.minibatches + self.minibatches_left - 1
-        return whole * self.minibatch_s + self.minibatch_left_s
+        num_evaluations = len(self.job.schedule) - (self.minibatch + 1) - self.minibatches_left
+        training_s = self.minibatches_left * self.minibatch_s
+        return training_s + num_evaluations * self._evaluation_s + self.minibatch_left_s
 
     def front(self) -> list[ShardUnit]:
         """Return the units whose predecessors are all done and that have not been issued."""
@@ -108,7 +131,7 @@ class JobProgress:
 
     def successors(self, running: ShardUnit) -> list[ShardUnit]:
         """Return the units that become ready at once when `running` ends."""
-        if running.minibatch != self.minibatch:
+        if running.minibatch != self.minibatch or self.paused:
             return []
         template = self.template
         position = template.index[running.phase, running.shard]
@@ -131,12 +154,13 @@ class JobProgress:
         if unit.minibatch != self.minibatch:
             self.minibatch = unit.minibatch
             self._issued, self._done = set(), set()
-            self.minibatch_left_s = self._minibatch_s[self.job.steps_after(unit.minibatch)]
+            self.minibatch_left_s = self._minibatch_s[self.template]
         position = self.template.index[unit.phase, unit.shard]
         self._issued.add(position)
         self._outstanding.append(unit)
+        self._left.setdefault(unit.minibatch, len(self.template.nodes))
         complete = len(self._issued) == len(self.template.nodes)
-        self.minibatch_left_s = 0.0 if complete else self.minibatch_left_s - self._unit_s[position]
+        self.minibatch_left_s = 0.0 if complete else self.minibatch_left_s - self._unit_s[self.template][position]
         self.num_issued_units += 1
         self.devices[device] = self.devices.get(device, 0) + 1
         self.last_issue = sequence
@@ -149,13 +173,17 @@ class JobProgress:
         if unit.minibatch == self.minibatch:
             self._done.add(self.template.index[unit.phase, unit.shard])
         self.num_done_units += 1
+        self._left[unit.minibatch] -= 1
+        if not self._left[unit.minibatch]:
+            del self._left[unit.minibatch]
+            self.minibatches_done += 1
         self.busy_s += seconds
         self._ready = None
 
     def _next_units(self, satisfied: set[int], outstanding: list[ShardUnit], num_updates: int = 0) -> list[ShardUnit]:
         """Return unissued units with satisfied predecessors; a mini-batch starts when the last one is over."""
         template, job = self.template, self.job
-        if not self.arrived:
+        if not self.arrived or self.paused:
             return []
         if len(self._issued) == len(template.nodes):
             if outstanding or num_updates or self.minibatch + 1 >= job.num_minibatches:

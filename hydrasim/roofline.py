@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from hydrasim.dag import minibatch_dag
+from hydrasim.dag import kinds_of_minibatches, minibatch_dag
 from hydrasim.errors import ClusterError, ProfileError
 from hydrasim.profile import KindProfile, Measurement, Profile, UnitKind
 from hydrasim.workload import Phase, Workload
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from hydrasim.cluster import Cluster, Direction
-    from hydrasim.workload import Shard
+    from hydrasim.dag import Node
+    from hydrasim.workload import Shard, TrainingJob
 
 _BISECTIONS = 40
 _COPY_SIZES = (0, 1 << 20, 1 << 30, 1 << 40)  # two would do, since links are straight lines; these are for people
@@ -150,24 +151,34 @@ def compute_fraction(roofline: Roofline, samples: Sequence[tuple[Sequence[Kernel
 
 
 def timed(workload: Workload, counts: Counts, roofline: Roofline) -> Workload:
-    """Return the workload with its shards' seconds on a device that attains this.
+    """Return the workload with its shards' seconds on a device that attains this; evaluation as long as a forward.
 
     Raises:
         ProfileError: a shard was not counted.
     """
 
-    def shard_of(job: str, index: int, shard: Shard) -> Shard:
-        if (job, index) not in counts:
-            raise ProfileError(f"shard {index} of job {job!r} was not counted.")
-        forward, backward, update = counts[job, index]
-        return replace(shard, forward_s=roofline.seconds(forward), backward_s=roofline.seconds((*backward, *update)))
+    def shard_of(job: TrainingJob, index: int, shard: Shard) -> Shard:
+        if (job.name, index) not in counts:
+            raise ProfileError(f"shard {index} of job {job.name!r} was not counted.")
+        forward, backward, update = counts[job.name, index]
+        forward_s = roofline.seconds(forward)
+        evaluate_s = forward_s if job.evaluation_minibatches else 0.0
+        backward_s = roofline.seconds((*backward, *update))
+        return replace(shard, forward_s=forward_s, backward_s=backward_s, evaluate_s=evaluate_s)
 
     return Workload(
         tuple(
-            replace(job, shards=tuple(shard_of(job.name, i, shard) for i, shard in enumerate(job.shards)))
+            replace(job, shards=tuple(shard_of(job, i, shard) for i, shard in enumerate(job.shards)))
             for job in workload.jobs
         )
     )
+
+
+def _nodes(job: TrainingJob) -> list[Node]:
+    """Return all kinds of units that a job may have; a fused one's last forward stands for what its L recomputes."""
+    last = (Phase.FORWARD, len(job.shards) - 1)
+    kinds = [node for minibatch, _ in kinds_of_minibatches(job) for node in minibatch_dag(job, minibatch).nodes]
+    return list(dict.fromkeys([*minibatch_dag(job).nodes, *kinds, last]))
 
 
 def analytic_profile(
@@ -197,11 +208,7 @@ def analytic_profile(
         card = accelerators[kind]
         on_card = timed(workload, counts, Roofline.of(card, precision, efficiency))
         workload = workload if made else on_card
-        units = {
-            (job.name, *node): _certain(job.unit_s(*node))
-            for job in on_card.jobs
-            for node in [*minibatch_dag(job).nodes, *([(Phase.FORWARD, len(job.shards) - 1)] if job.fused else [])]
-        }
+        units = {(job.name, *node): _certain(job.unit_s(*node)) for job in on_card.jobs for node in _nodes(job)}
         made[kind] = KindProfile(units, link_copies(cluster, kind))
         peaks[kind] = {"flops_per_s": card.flops_per_s[precision], "memory_bytes_per_s": card.memory_bytes_per_s}
     about = {

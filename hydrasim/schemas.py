@@ -45,6 +45,7 @@ class ShardFile(_Strict):
     update_s: Seconds = 0.0
     gradient_bytes: Whole = 0
     forward_updates: bool = False
+    evaluate_s: Seconds = 0.0
 
 
 class JobFile(_Strict):
@@ -66,6 +67,9 @@ class JobFile(_Strict):
     accumulate: Count = 1
     tied_shards: tuple[Whole, ...] = ()
     tied_bytes: Whole = 0
+    evaluation_minibatches: Whole = 0
+    max_minibatches: Count | None = None
+    ends_after: Count | None = None
 
 
 class WorkloadFile(_Strict):
@@ -194,7 +198,7 @@ class UnitFile(MeasurementFile):
     """A measured shard unit."""
 
     job: str
-    phase: Literal["F", "L", "B", "U"]
+    phase: Literal["F", "L", "B", "U", "E"]
     shard: Whole
 
 

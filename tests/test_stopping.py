@@ -1,4 +1,4 @@
-"""A job that is told to stop ends with a whole mini-batch, its state comes home, and the others do not notice."""
+"""A job that is told to stop ends with a whole mini-batch, one that is paused rests; the others do not notice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 
 from executor import CpuDevice, EarlyStopping, MinibatchDone, prepare, train
 from hydrasim.cluster import Cluster, Device
-from hydrasim.errors import PlanError, WorkloadError
+from hydrasim.command import JobPaused, JobResumed, JobStopped
+from hydrasim.errors import PlanError, StallError, WorkloadError
 from hydrasim.mechanism import MECHANISMS
 from hydrasim.planning import make_plan
 from hydrasim.policies.follow_plan import FollowPlan
@@ -61,7 +62,7 @@ def newest_state_is_home(timeline, job: str, update_units: bool = False) -> bool
 @pytest.mark.parametrize("at_s", [0.5, 20.0, 33.3])
 def test_a_stopped_job_ends_with_a_whole_minibatch(at_s, fields, policy, mechanism):
     world = workload(**fields)
-    timeline = simulate(world, cluster(), policy, mechanism=mechanism, stops={"A": at_s})
+    timeline = simulate(world, cluster(), policy, mechanism=mechanism, happenings=[JobStopped("A", at_s)])
     found = minibatches(timeline, "A")
     assert 0 < len(found) < NUM_MINIBATCHES
     assert sorted(found) == list(range(len(found)))
@@ -73,21 +74,56 @@ def test_a_stopped_job_ends_with_a_whole_minibatch(at_s, fields, policy, mechani
 
 def test_a_job_that_has_not_begun_never_does_and_one_that_has_ended_stays_as_it_is():
     late = Workload((workload().jobs[0], dataclasses.replace(workload().jobs[1], arrival_s=10.0)))
-    timeline = simulate(late, cluster(), "fifo", stops={"B": 5.0})
+    timeline = simulate(late, cluster(), "fifo", happenings=[JobStopped("B", 5.0)])
     assert minibatches(timeline, "B") == {}
     assert len(minibatches(timeline, "A")) == NUM_MINIBATCHES
     whole = simulate(workload(), cluster(), "fifo")
-    assert simulate(workload(), cluster(), "fifo", stops={"A": whole.makespan_s}).spans == whole.spans
+    assert simulate(workload(), cluster(), "fifo", happenings=[JobStopped("A", whole.makespan_s)]).spans == whole.spans
 
 
 def test_a_stop_that_makes_no_sense_is_refused():
     with pytest.raises(WorkloadError, match="no job is named 'C'"):
-        simulate(workload(), cluster(), "fifo", stops={"C": 1.0})
-    with pytest.raises(WorkloadError, match="job 'A' is to stop at -1"):
-        simulate(workload(), cluster(), "fifo", stops={"A": -1})
+        simulate(workload(), cluster(), "fifo", happenings=[JobStopped("C", 1.0)])
+    with pytest.raises(WorkloadError, match="job 'A' is told at -1"):
+        simulate(workload(), cluster(), "fifo", happenings=[JobStopped("A", -1)])
     plan, _ = make_plan(workload(), cluster(), "fifo")
     with pytest.raises(PlanError, match="a plan says what every unit does"):
-        simulate(workload(), cluster(), FollowPlan(plan), stops={"A": 1.0})
+        simulate(workload(), cluster(), FollowPlan(plan), happenings=[JobStopped("A", 1.0)])
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS.values(), ids=MECHANISMS)
+@pytest.mark.parametrize("policy", ["sharded-lrtf", "resident-lrtf", "random"])
+def test_a_paused_job_begins_nothing_until_it_is_resumed(policy, mechanism):
+    pause, resume = JobPaused("A", 10.0), JobResumed("A", 200.0)
+    timeline = simulate(workload(), cluster(), policy, mechanism=mechanism, happenings=[pause, resume])
+    begun_s = sorted(s.issued_s for s in timeline.spans if s.kind == "compute" and s.unit.startswith("A/"))
+    assert begun_s[0] < pause.at_s
+    assert not [at_s for at_s in begun_s if pause.at_s < at_s < resume.at_s]
+    for name in "AB":
+        assert minibatches(timeline, name) == minibatches(simulate(workload(), cluster(), policy), name)
+        assert newest_state_is_home(timeline, name)
+    ends_s = [s.end_s for s in timeline.spans if s.unit.startswith("B/")]
+    assert max(ends_s) < resume.at_s
+
+
+def test_a_job_paused_before_it_begins_and_then_stopped_never_does():
+    told = [JobPaused("A", 0.0), JobStopped("A", 500.0)]
+    timeline = simulate(workload(), cluster(), "fifo", happenings=told)
+    assert minibatches(timeline, "A") == {}
+    assert len(minibatches(timeline, "B")) == NUM_MINIBATCHES
+
+
+def test_a_resting_job_may_be_stopped_and_then_ends_its_minibatch():
+    told = [JobPaused("A", 3.5), JobStopped("A", 500.0)]
+    timeline = simulate(workload(), cluster(), "fifo", happenings=told)
+    assert len(minibatches(timeline, "A")) == 1
+    assert max(span.start_s for span in timeline.spans if span.unit.startswith("A/")) >= 500.0
+    assert len(minibatches(timeline, "B")) == NUM_MINIBATCHES
+
+
+def test_a_run_whose_jobs_all_rest_for_ever_says_so():
+    with pytest.raises(StallError):
+        simulate(workload(), cluster(), "fifo", happenings=[JobPaused("A", 1.0), JobPaused("B", 1.0)])
 
 
 def stop_a(done: MinibatchDone) -> bool:

@@ -34,8 +34,9 @@ def test_updates_follow_the_last_backward():
 
 def test_what_is_left_over_makes_no_step():
     counted = job(accumulate=3, minibatches=8)
-    assert (counted.num_steps, counted.last_step, counted.num_units) == (2, 5, 8 * 3 + 2 * 2)
-    assert [counted.steps_after(minibatch) for minibatch in range(8)] == [False, False, True] * 2 + [False] * 2
+    schedule = counted.schedule
+    assert (schedule.num_steps, schedule.last_step, counted.num_units) == (2, 5, 8 * 3 + 2 * 2)
+    assert [schedule.steps_after(minibatch) for minibatch in range(8)] == [False, False, True] * 2 + [False] * 2
 
 
 @pytest.mark.parametrize(

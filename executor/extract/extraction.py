@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from executor import randomness
+from executor.batches import Batch
 from executor.compute import Loss
 from executor.errors import ExtractionError
 from executor.extract.pieces import Piece, find_pieces
-from executor.extract.proof import Proof, attributes_restored, buffers_restored
+from executor.extract.proof import Proof, attributes_restored, buffers_restored, check_evaluation
 from executor.extract.recording import record
 from executor.extract.windows import layers_from
 from executor.tensors import packed
@@ -119,14 +120,24 @@ def _found(model: nn.Module, pieces: list[Piece], example_input: Any, writable: 
     return layers_from(model, pieces, recording, writable)
 
 
-def chain_of(model: nn.Module | list[nn.Module], batch: tuple[Any, Any], loss_fn: Loss) -> list[nn.Module]:
+def chain_of(
+    model: nn.Module | list[nn.Module], batch: Batch, loss_fn: Loss, evaluation_batch: Batch | None = None
+) -> list[nn.Module]:
     """Return the layers of whatever a user calls a model: a chain as it is, any other module extracted.
 
-    batch: an (input, target) pair as the job's dataloader yields it.
+    batch: an (input, target) pair as the job's dataloader yields it. evaluation_batch: one on which it must also be the
+    same in evaluation mode.
+
+    Raises:
+        ExtractionError: no chain was found that is the same.
     """
     if isinstance(model, nn.Sequential):
         return list(model)
     if isinstance(model, list):
         return model
     example_input, target = batch
-    return layers_of(called_with(model, example_input), example_input, loss_fn, target)
+    called = called_with(model, example_input)
+    layers = layers_of(called, example_input, loss_fn, target)
+    if evaluation_batch is not None:
+        check_evaluation(called, layers, evaluation_batch[0])
+    return layers

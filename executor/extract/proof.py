@@ -22,9 +22,11 @@ from torch.utils import _pytree as pytree
 
 from executor import randomness
 from executor.compare_state import raw_bytes
-from executor.compute import Loss, backward, forward, loss_and_backward, needs_grad
+from executor.compute import Loss, backward, forward, loss_and_backward, needs_grad, run_layers
 from executor.errors import ExtractionError
+from executor.evaluation import evaluating
 from executor.tensors import packed
+from hydrasim.errors import told
 
 _OURS = set(vars(nn.Module())) - {"training"}
 
@@ -136,6 +138,36 @@ class Proof:
                 yield
         finally:
             randomness.restore(before)
+
+
+def check_evaluation(model: nn.Module, layers: Sequence[nn.Module], inputs: Any) -> None:
+    """Compare what a model and a chain return in evaluation mode, without gradients; the random state stays.
+
+    Raises:
+        ExtractionError: something differs, or one of them fails.
+    """
+    before, found = randomness.save(), []
+    try:
+        for run in (model, partial(run_layers, layers), partial(_one_by_one, layers)):
+            randomness.restore(before)
+            with attributes_restored(model), buffers_restored(model), evaluating([model, *layers]):
+                output = digests(run(packed(inputs)))
+                found.append((output, randomness.save()))
+    except Exception as reason:
+        raise ExtractionError(f"{type(model).__name__} fails in evaluation mode: {told(reason)}") from reason
+    finally:
+        randomness.restore(before)
+    if found[0] != found[1] or found[0] != found[2]:
+        raise ExtractionError(
+            f"{type(model).__name__}: the chain of {len(layers)} layers differs from it in evaluation mode. Give a "
+            "list of layers instead, register an extractor for this class, or leave evaluate_on out."
+        )
+
+
+def _one_by_one(layers: Sequence[nn.Module], value: Any) -> Any:
+    for layer in layers:
+        value = packed(run_layers([layer], value))
+    return value
 
 
 def at_once(

@@ -138,11 +138,11 @@ class Race:
         if missing := missing_packages(entry.name):
             raise PeerFailed(f"it needs {', '.join(missing)}, not installed here; pip install 'hydrasim[rivals]'.")
         contender = find_contender(entry.name)
-        team = self._stack.enter_context(Team(entry.name, self.task, limits=self._limits))
         variants = contender.offers(self.task.optimizer)
         if len(variants) > 1:
-            entry.trial = [self._try(team, variant) for variant in variants]
+            entry.trial = [self._try(entry.name, variant) for variant in variants]
         entry.options = self._chosen(entry, variants, within_budget=contender.within_budget)
+        team = self._stack.enter_context(Team(entry.name, self.task, limits=self._limits))
         team.begin(entry.options)
         run = team.run(self._checked(self.task.workload.num_checked), is_first=True)
         entry.loss_difference = largest_difference(run.losses, reference)
@@ -153,13 +153,16 @@ class Race:
         entry.facts = team.facts()
         self._teams[entry.name] = team
 
-    def _try(self, team: Team, variant: Options) -> dict[str, Any]:
-        team.begin(variant)
-        team.run(self._checked(1), is_first=True)
+    def _try(self, name: str, variant: Options) -> dict[str, Any]:
+        """Time a variant, in processes of its own, since some leave most of their memory behind."""
         counts = self.task.workload.minibatches.items()
-        seconds = _seconds(team.run({name: max(_LEAST_TRIAL_MINIBATCHES, count // 2) for name, count in counts}))
-        self._say(f"{team.name}: {_told(variant)}{seconds:.2f} s in the trial")
-        return {"options": dict(variant), "seconds": seconds, "memory_bytes": team.memory_bytes()}
+        with Team(name, self.task, limits=self._limits) as team:
+            team.begin(variant)
+            team.run(self._checked(1), is_first=True)
+            run = team.run({job: max(_LEAST_TRIAL_MINIBATCHES, count // 2) for job, count in counts})
+            tried = {"options": dict(variant), "seconds": _seconds(run), "memory_bytes": team.memory_bytes()}
+        self._say(f"{name}: {_told(variant)}{tried['seconds']:.2f} s in the trial")
+        return tried
 
     def _chosen(self, entry: Entry, variants: Sequence[Options], *, within_budget: bool) -> Options:
         """Return the fastest variant of the trial, of those that may be chosen; the leanest if none may."""

@@ -84,19 +84,21 @@ def lower_bounds(
 def loaded_bytes(job: TrainingJob, room_bytes: int) -> int:
     """Return the bytes of state that a job loads at least, on devices with that much room together.
 
-    A pass of a mini-batch, forward, backward or over update units, touches every shard's state once, all of it where
-    it is updated; when it begins, what is on the devices fits their room, so all else is loaded during it, whatever
-    stays and whatever is evicted.
+    A pass of a mini-batch, forward, backward, over update units or to evaluate, touches every shard's state once, all
+    of it where it is updated; when it begins, what is on the devices fits their room, so all else is loaded during it,
+    whatever stays and whatever is evicted.
     """
     num_forwards = len(job.shards) - (1 if job.fused else 0)
     parameters = [aligned(shard.parameter_bytes) for shard in job.shards]
     forward, updating = max(0, sum(parameters[:num_forwards]) - room_bytes), max(0, state_bytes(job) - room_bytes)
     backward = max(0, sum(parameters) - room_bytes) if job.update_units else 0
-    once = state_bytes(job) if job.num_steps else sum(parameters)
+    schedule, num_trained = job.schedule, job.schedule.num_trained
+    once = state_bytes(job) if schedule.num_steps else sum(parameters)
     if job.host_updates != "no":  # what the host has updated is loaded again, as far as there is a mini-batch to come
         fresh = sum(parameters[shard] for shard in shards_on_host(job))
-        once += (-(-job.num_minibatches // job.accumulate) - 1) * fresh
-    return max(once, job.num_minibatches * (forward + backward) + job.num_steps * updating)
+        once += (-(-num_trained // job.accumulate) - 1) * fresh
+    evaluating = (len(schedule) - num_trained) * max(0, sum(parameters) - room_bytes)
+    return max(once, num_trained * (forward + backward) + schedule.num_steps * updating + evaluating)
 
 
 def stored_bytes(job: TrainingJob, room_bytes: int) -> int:
@@ -105,9 +107,9 @@ def stored_bytes(job: TrainingJob, room_bytes: int) -> int:
     Where the host updates, it is the gradients of every mini-batch.
     """
     if job.host_updates != "no":
-        return job.num_minibatches * sum(aligned(shard.gradient_bytes) for shard in job.shards)
-    state = state_bytes(job)
-    return state + (job.num_steps - 1) * max(0, state - room_bytes) if job.num_steps else 0
+        return job.schedule.num_trained * sum(aligned(shard.gradient_bytes) for shard in job.shards)
+    state, num_steps = state_bytes(job), job.schedule.num_steps
+    return state + (num_steps - 1) * max(0, state - room_bytes) if num_steps else 0
 
 
 def state_bytes(job: TrainingJob) -> int:

@@ -12,9 +12,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from hydrasim.capacity import arena_bytes
+from hydrasim.dag import is_last_forward
 from hydrasim.dataflow import ALIGNMENT, BlockKey, block_bytes, dataflow, is_last_update, updates_state
 from hydrasim.optimum.copies import LeastCopies
-from hydrasim.workload import Phase, ShardUnit, TrainingJob, Workload
+from hydrasim.workload import ShardUnit, TrainingJob, Workload
 
 if TYPE_CHECKING:
     from hydrasim.cluster import Cluster, Direction
@@ -96,8 +97,7 @@ class Moves:
         unit, job = self.units[j], self._job(self.units[j])
         if not unit.minibatch or self.units[j - 1].minibatch == unit.minibatch:
             return None
-        last = Phase.LOSS if job.fused else Phase.FORWARD, len(job.shards) - 1
-        return next(i for i in range(j - 1, -1, -1) if self.units[i][1:3] == last)
+        return next(i for i in range(j - 1, -1, -1) if is_last_forward(job, self.units[i]))
 
     def _job(self, unit: ShardUnit) -> TrainingJob:
         return self._workload.job(unit.job)

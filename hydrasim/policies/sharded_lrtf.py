@@ -38,7 +38,7 @@ class ShardedLRTF(Policy):
             return job.remaining_s
         done = job.minibatches_done
         minibatch_s = job.busy_s / done if self.online_minibatch_s and done else job.minibatch_s
-        epochs = job.epochs_left if self.online_minibatch_s and not done else job.epochs_left - 1
-        whole = job.minibatches_left - (1 if self.within_minibatch else 0)
-        left_s = job.minibatch_left_s if self.within_minibatch else 0.0
-        return (epochs * job.job.minibatches + whole) * minibatch_s + left_s
+        whole = job.minibatches_left + (job.job.minibatches if self.online_minibatch_s and not done else 0)
+        if self.within_minibatch:
+            return whole * minibatch_s + job.minibatch_left_s
+        return (whole + 1) * minibatch_s

@@ -97,6 +97,12 @@ class SystemRun:
     ) -> None:
         if effects not in EFFECTS:
             raise SystemRefused(f"effects {effects!r} is unknown; there are {', '.join(EFFECTS)}.")
+        evaluated = next((job.name for job in workload.jobs if job.evaluation_minibatches), None)
+        if evaluated is not None:
+            raise SystemRefused(
+                f"{system.name}: job {evaluated!r} has evaluation_minibatches, which rival systems do not run; compare "
+                "without them."
+            )
         self.workload, self.cluster, self.policy, self.effects = workload, cluster, system, effects
         self._costs, self._commands = costs, CommandList()
         self._groups = [Group(devices, system) for devices in groups]

@@ -61,8 +61,9 @@ FACTORS: dict[str, list[object]] = {
     "autocast": [None, torch.bfloat16],
     "tied": [False, True],
     "update_on": ["device", "host"],
+    "evaluated": [False, True],
 }
-NUM_SAMPLED = int(os.environ.get("EXACTNESS_CASES", "1000"))  # of 4.4 million combinations, by `make exactness`
+NUM_SAMPLED = int(os.environ.get("EXACTNESS_CASES", "1000"))  # of 8.8 million combinations, by `make exactness`
 Case = tuple[object, ...]
 
 
@@ -99,10 +100,9 @@ def name_of(case: Case) -> str:
     optimizer, dropout, data, devices, cuts, prefetch, policy, two_groups, fused, mode, accumulate, *rest = case
     words = [optimizer, f"dropout {dropout}", data, f"{devices} devices", f"{len(cuts) + 1} shards", policy]
     words += [word for on, word in ((prefetch, "prefetch"), (two_groups, "two groups"), (not fused, "unfused")) if on]
-    clip, scheduled, autocast, tied, update_on = rest
-    words += [mode] + [
-        word for word in (clip, "scheduled" if scheduled else "", autocast, "tied" if tied else "") if word
-    ]
+    clip, scheduled, autocast, tied, update_on, evaluated = rest
+    switches = {"scheduled": scheduled, "tied": tied, "evaluated": evaluated}
+    words += [word for word in (mode, clip, autocast, *(name for name, on in switches.items() if on)) if word]
     return ", ".join(map(str, [*words, f"accumulate {accumulate}", f"update on {update_on}"]))
 
 
@@ -124,9 +124,10 @@ def make_job(name: str, seed: int, steps: int, case: dict[str, object]) -> Torch
         name,
         model,
         functional.cross_entropy,
-        DATA[case["data"]](2 * steps),
+        DATA[case["data"]](4 if case["evaluated"] else 2 * steps),
         two_groups(model, kind, options) if case["two_groups"] else lambda parameters: kind(parameters, **options),
-        epochs=2,
+        epochs=steps if case["evaluated"] else 2,
+        evaluate_on=DATA[case["data"]](3) if case["evaluated"] else None,
         max_steps=2 * steps - 1,
         seed=seed,
         cuts=case["cuts"],

@@ -9,6 +9,7 @@ import cloudpickle
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from executor.errors import JobError
 from executor.layout import parameters_of
@@ -67,11 +68,30 @@ def test_a_list_of_layers_is_a_model():
     assert list(job.module.parameters()) == [p for layer in layers for p in layer.parameters()]
 
 
-def test_a_run_cut_short_counts_as_one_epoch():
-    assert small_job(steps=3, epochs=2).schedule == (3, 2)
-    assert small_job(steps=3, epochs=2, max_steps=6).schedule == (3, 2)
-    assert small_job(steps=3, epochs=2, max_steps=4).schedule == (4, 1)
-    assert small_job(steps=3, epochs=2, max_steps=9).num_minibatches == 6
+def test_a_job_says_how_long_it_is():
+    lengths = {"minibatches": 3, "epochs": 2, "max_minibatches": None, "evaluation_minibatches": 0}
+    assert small_job(steps=3, epochs=2).lengths == lengths
+    assert small_job(steps=3, epochs=2, max_steps=4).lengths == lengths | {"max_minibatches": 4}
+    assert small_job(steps=3, epochs=2, max_steps=9).lengths == lengths | {"max_minibatches": 6}
+    assert small_job(steps=3, epochs=2, evaluate_on=pairs(2)).lengths == lengths | {"evaluation_minibatches": 2}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"metric": functional.mse_loss}, "has a metric, and no evaluate_on"),
+        ({"evaluate_on": []}, "evaluate_on must have a length of at least one"),
+        ({"evaluate_on": iter(pairs(1))}, "evaluate_on must have a length of at least one"),
+    ],
+)
+def test_evaluations_that_cannot_be_are_refused(fields, message):
+    with pytest.raises(JobError, match=message):
+        small_job(**fields)
+
+
+def test_the_metric_is_the_loss_unless_there_is_one():
+    assert small_job(evaluate_on=pairs(1)).metric_fn is functional.mse_loss
+    assert small_job(evaluate_on=pairs(1), metric=functional.l1_loss).metric_fn is functional.l1_loss
 
 
 def shard_optimizers(job, cuts=(1,)):

@@ -29,7 +29,7 @@ def test_commands_end_in_the_order_they_came():
     lane.stop()
     lane.join()
     done = [reports.get_nowait() for _ in range(3)]
-    assert [(report.number, report.loss) for report in done] == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    assert [(report.number, report.result) for report in done] == [(0, 0.0), (1, 1.0), (2, 2.0)]
     assert all(a.end_s <= b.start_s for a, b in zip(done, done[1:], strict=False))
 
 

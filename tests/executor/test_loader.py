@@ -15,13 +15,16 @@ from hydrasim.dataflow import BlockKey
 from tests.executor.worlds import DATA, pairs, random_state_kept, small_job, transformer
 
 
-def loader_of(dataloader, seed=0, **fields):
-    prepared = prepare([small_job(dataloader=dataloader, cuts=(), **fields)], [CpuDevice(1 << 20)])
+def loader_of(dataloader, seed=0, evaluate_on=None, **fields):
+    prepared = prepare(
+        [small_job(dataloader=dataloader, cuts=(), evaluate_on=evaluate_on, **fields)], [CpuDevice(1 << 20)]
+    )
     store, pilot = HostStore(prepared), prepared.partitions[0].pilot
     setup = LoaderSetup(
         "A",
-        cloudpickle.dumps(dataloader),
+        cloudpickle.dumps((dataloader, evaluate_on)),
         seed,
+        prepared.workload.jobs[0].schedule,
         2,
         0,
         pilot.input_bytes,
@@ -62,7 +65,7 @@ def test_two_epochs_yield_what_a_plain_loop_sees(name):
         if name == "own generator":  # which goes on from epoch to epoch
             data = DATA[name](6)
             wanted = [(x.tolist(), y.tolist()) for _ in range(2) for x, y in data]
-        loader, store = loader_of(DATA[name](6), 7, model=transformer(16), loss_fn=functional.cross_entropy)
+        loader, store = loader_of(DATA[name](6), 7, model=transformer(16), loss_fn=functional.cross_entropy, epochs=2)
         assert fetch_all(loader, store, 6) == wanted
     store.close()
 

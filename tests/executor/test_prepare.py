@@ -23,7 +23,7 @@ def test_shards_become_shards_and_epochs_epochs():
 
 def test_limited_stops_every_job_early():
     prepared = prepare([small_job(steps=3, epochs=2), small_job("B", steps=2)], [CpuDevice(1 << 20)]).limited(4)
-    assert [(job.minibatches, job.epochs) for job in prepared.workload.jobs] == [(4, 1), (2, 1)]
+    assert [job.num_minibatches for job in prepared.workload.jobs] == [4, 2]
 
 
 def test_constant_buffers_of_all_models_are_set_apart():

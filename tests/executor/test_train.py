@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy
@@ -299,5 +300,19 @@ def test_the_best_job_is_the_one_with_the_least_loss(pools):
     result = train(jobs, pools[1].devices, pool=pools[1])
     means = {name: sum(job.losses[-3:]) / 3 for name, job in result.jobs.items()}
     assert result.best(3) is result.jobs[min(("slow", "quick"), key=means.__getitem__)]
-    with pytest.raises(ExecutionError, match="no job has a number as the mean of its last 1 losses"):
+    with pytest.raises(ExecutionError, match="no job has a number as the mean of its last 1 values by 'loss'"):
         replace(result, jobs={"lost": result.jobs["lost"]}).best()
+
+
+def test_the_best_job_may_go_by_its_metric(pools):
+    rates = {"slow": 1e-6, "quick": 0.5}
+    jobs = [
+        small_job(name, optimizer=partial(torch.optim.SGD, lr=rate), epochs=3, evaluate_on=pairs(1))
+        for name, rate in rates.items()
+    ]
+    result = train(jobs, pools[1].devices, pool=pools[1])
+    ends = {name: job.metrics[-1] for name, job in result.jobs.items()}
+    assert result.best(by="metric") is result.jobs[min(ends, key=ends.__getitem__)]
+    assert result.best(by="metric", greatest=True) is result.jobs[max(ends, key=ends.__getitem__)]
+    with pytest.raises(ExecutionError, match="by 'accuracy'"):
+        result.best(by="accuracy")

@@ -53,7 +53,7 @@ def test_updates_in_host_memory_are_the_plain_loops(name, devices, pools):
     commands = []
     result = train(made, pool.devices, pool=pool, chaos_seed=3, commands=commands)
     assert sum((differences(job, result, answer) for job, answer in zip(made, answers, strict=True)), []) == []
-    steps = {job.name: job.num_minibatches // job.accumulate for job in made}
+    steps = {job.name: len(job.dataloader) * job.epochs // job.accumulate for job in made}
     workload = prepare(made, pool.devices).workload
     assert sum(command.kind is Kind.UPDATE for command in commands) == sum(
         steps[job.name] for job in workload.jobs for shard in job.shards if shard.gradient_bytes

@@ -30,8 +30,8 @@ def test_the_simulators_commands_train_the_model():
     simulate(prepared.workload, prepared.cluster, "fifo", mechanism=Mechanism(write_back="lazy"), commands=commands)
     store, part = HostStore(prepared), prepared.partitions[0]
     loader = Loader(
-        LoaderSetup("A", cloudpickle.dumps(job.dataloader), 0, 3, 1, part.pilot.input_bytes, part.pilot.target_bytes,
-                    store.nbytes, store.places), store,
+        LoaderSetup("A", cloudpickle.dumps((job.dataloader, None)), 0, prepared.workload.jobs[0].schedule, 3, 1,
+                    part.pilot.input_bytes, part.pilot.target_bytes, store.nbytes, store.places), store,
     )  # fmt: skip
     here, there = Pipe()
     setup = Setup(CpuDevice(1 << 20), 1 << 20, 1 << 20, store.nbytes, store.places, (_job_setup(part, prepared),))
@@ -44,7 +44,7 @@ def test_the_simulators_commands_train_the_model():
                     for report in here.recv():
                         assert isinstance(report, Done), report
                         done.add(report.number)
-                        losses += [] if report.loss is None else [report.loss]
+                        losses += [] if report.result is None else [report.result]
                 loader.fetch(command.unit.minibatch)
                 done.add(command.number)
                 run.done_elsewhere([command.number])

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from executor import RunResult, TorchJob, randomness
 from executor.compare_state import identical
 from executor.reference import train_plain
+from executor.reference_evaluation import evaluate_plain
 
 VOCABULARY, LENGTH = 11, 6
 Boundary = tuple[torch.Tensor, torch.Tensor, None]
@@ -150,21 +151,27 @@ Answer = tuple[dict[str, torch.Tensor], tuple[float, ...]]
 
 
 def expected(job: TorchJob, dataloader: Any = None) -> Answer:
-    """Train a copy of the job by the reference loop; return weights with optimizer state, and losses.
+    """Train a copy of the job by the reference loop; return weights with optimizer state, losses and metrics.
 
     dataloader: another one of the same content, needed where using one up would spoil it for the job.
     """
     model, optimizer = copy.deepcopy((job.module, None))[0], job.optimizer
     if isinstance(optimizer, torch.optim.Optimizer):
         model, optimizer = copy.deepcopy((job.module, optimizer))
-    data = copy.deepcopy(job.dataloader) if dataloader is None else dataloader
+    data, evaluate_on = copy.deepcopy((job.dataloader, job.evaluate_on))
+    data, metrics = data if dataloader is None else dataloader, list[float]()
+
+    def evaluate(model: nn.Module) -> None:
+        metrics.append(evaluate_plain(model, job.metric_fn, evaluate_on, autocast=job.autocast))
+
     with random_state_kept():
         numpy.random.seed(job.seed % 2**32)  # the reference leaves numpy's stream alone
         options = dict(vars(job.step_options))
         del options["scaling"], options["scale"]
         losses, trained = train_plain(
             model, job.loss_fn, data, optimizer, epochs=job.epochs, max_steps=job.max_steps, seed=job.seed,
-            scheduler=job.scheduler, grad_scaler=copy.deepcopy(job.grad_scaler), **options,
+            scheduler=job.scheduler, grad_scaler=copy.deepcopy(job.grad_scaler),
+            evaluate=(lambda _: None) if evaluate_on is None else evaluate, **options,
         )  # fmt: skip
     state = {
         f"{name}:{key}": value
@@ -172,14 +179,15 @@ def expected(job: TorchJob, dataloader: Any = None) -> Answer:
         for key, value in trained.state.get(parameter, {}).items()
         if isinstance(value, torch.Tensor)
     }
-    return {**dict(model.named_parameters()), **dict(model.named_buffers()), **state}, tuple(losses)
+    return {**dict(model.named_parameters()), **dict(model.named_buffers()), **state}, (*losses, *metrics)
 
 
 def found(job: TorchJob, result: RunResult) -> Answer:
     """Return what a run made of the job, in the same form."""
     trained = result.jobs[job.name]
     state = {f"{n}:{key}": value for n, entry in trained.optimizer_state.items() for key, value in entry.items()}
-    return {**dict(job.module.named_parameters()), **dict(job.module.named_buffers()), **state}, trained.losses
+    weights = {**dict(job.module.named_parameters()), **dict(job.module.named_buffers())}
+    return {**weights, **state}, (*trained.losses, *trained.metrics)
 
 
 def differences(job: TorchJob, result: RunResult, answer: Answer) -> list[str]:

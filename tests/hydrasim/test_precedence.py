@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hydrasim import ShardUnit
-from hydrasim.dag import Templates
-from hydrasim.precedence import Precedence, is_last_forward
+from hydrasim.dag import Templates, is_last_forward
+from hydrasim.precedence import Precedence
 from hydrasim.progress import JobProgress
 from tests.worlds import job
 
@@ -41,4 +41,4 @@ def test_the_first_unit_follows_its_fetch_and_the_whole_minibatch_before():
 def test_the_last_forward_is_where_the_random_stream_comes_free(fused: bool, last: str):
     progress = progress_of(fused)
     units = [ShardUnit("A", *node, 0) for node in progress.template.nodes]
-    assert [str(unit) for unit in units if is_last_forward(progress, unit)] == [last]
+    assert [str(unit) for unit in units if is_last_forward(progress.job, unit)] == [last]

@@ -91,6 +91,12 @@ def jobs(draw: st.DrawFn, name: str) -> TrainingJob:
         shards = tuple(replace(shard, update_s=draw(SECONDS), gradient_bytes=draw(BYTES)) for shard in shards)
     sharing = draw(st.sets(st.integers(0, len(shards) - 1), max_size=3)) if update_units else set()
     ties = (tuple(sorted(sharing)), draw(st.sampled_from([1, 64, 130]))) if len(sharing) > 1 else ((), 0)
+    accumulate = draw(st.sampled_from([1, 1, 2, 3])) if separate else 1
+    minibatches, epochs = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    num_evaluations = draw(st.sampled_from([0, 0, 1, 2]))
+    if num_evaluations:
+        minibatches = -(-minibatches // accumulate) * accumulate
+        shards = tuple(replace(shard, evaluate_s=draw(SECONDS)) for shard in shards)
     return TrainingJob(
         name,
         shards,
@@ -98,9 +104,11 @@ def jobs(draw: st.DrawFn, name: str) -> TrainingJob:
         host_updates=host_updates,
         tied_shards=ties[0],
         tied_bytes=ties[1],
-        accumulate=draw(st.sampled_from([1, 1, 2, 3])) if separate else 1,
-        minibatches=draw(st.integers(1, 3)),
-        epochs=draw(st.integers(1, 2)),
+        accumulate=accumulate,
+        minibatches=minibatches,
+        epochs=epochs,
+        evaluation_minibatches=num_evaluations,
+        max_minibatches=draw(st.sampled_from([None, None, 1, 2, 4])),
         fused=draw(st.booleans()),
         activation_mode=draw(st.sampled_from(["recompute", "keep", "spill"])),
         input_bytes=draw(BYTES),

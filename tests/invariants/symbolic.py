@@ -259,12 +259,10 @@ def needs(job: TrainingJob, unit: ShardUnit, mode: ActivationMode) -> tuple[list
     shard, last, n = unit.shard, len(job.shards) - 1, unit.minibatch
     state, forward = BlockKey("w", job.name, shard, -1), unit.phase is Phase.FORWARD
     whole = _num_pieces_on_device(job, state) * ALIGNMENT
+    if unit.phase is Phase.EVALUATE:
+        return _needs_to_evaluate(job, shard, n, whole)
     if unit.phase is Phase.UPDATE:
-        assert job.update_units
-        gradients = [BlockKey("d", job.name, shard, n)]
-        if shard in job.tied_shards:
-            gradients.append(BlockKey("t", job.name, min(job.tied_shards), n))
-        return [(state, whole), *((key, _num_pieces(job, key) * ALIGNMENT) for key in gradients)], [state]
+        return _needs_to_update(job, shard, n, whole)
     keys = [BlockKey("x", job.name, shard, n)]
     if shard == last:
         keys.append(BlockKey("y", job.name, shard, n))
@@ -292,9 +290,29 @@ def needs(job: TrainingJob, unit: ShardUnit, mode: ActivationMode) -> tuple[list
     return reads, made + ([] if shard == 0 else [BlockKey("g", job.name, shard - 1, n)])
 
 
+def _needs_to_update(
+    job: TrainingJob, shard: int, n: int, whole: int
+) -> tuple[list[tuple[BlockKey, int]], list[BlockKey]]:
+    assert job.update_units
+    state, gradients = BlockKey("w", job.name, shard, -1), [BlockKey("d", job.name, shard, n)]
+    if shard in job.tied_shards:
+        gradients.append(BlockKey("t", job.name, min(job.tied_shards), n))
+    return [(state, whole), *((key, _num_pieces(job, key) * ALIGNMENT) for key in gradients)], [state]
+
+
+def _needs_to_evaluate(
+    job: TrainingJob, shard: int, n: int, whole: int
+) -> tuple[list[tuple[BlockKey, int]], list[BlockKey]]:
+    last, state, inputs = len(job.shards) - 1, BlockKey("w", job.name, shard, -1), BlockKey("x", job.name, shard, n)
+    keys = [inputs, BlockKey("y", job.name, shard, n)] if shard == last else [inputs]
+    need = whole if job.shards[shard].forward_updates else aligned(job.shards[shard].parameter_bytes)
+    reads = [(state, need), *((key, _num_pieces(job, key) * ALIGNMENT) for key in keys)]
+    return reads, [] if shard == last else [inputs._replace(shard=shard + 1)]
+
+
 def _added_to(job: TrainingJob, shard: int, n: int) -> list[BlockKey]:
     """Return the gradients that a backward adds to: of earlier mini-batches, and of tied weights in shards above."""
-    earlier = ["d"] if job.separate_updates and n % job.accumulate else []
+    earlier = ["d"] if job.separate_updates and sum(trains(job)[:n]) % job.accumulate else []
     if earlier and shard == min(job.tied_shards, default=None):
         earlier.append("t")
     keys = [BlockKey(kind, job.name, shard, n - 1) for kind in earlier]
@@ -304,15 +322,26 @@ def _added_to(job: TrainingJob, shard: int, n: int) -> list[BlockKey]:
     return keys
 
 
+def trains(job: TrainingJob) -> list[bool]:
+    """Tell of each mini-batch whether it is trained on, by the loop that a job stands for."""
+    found: list[bool] = []
+    for _ in range(job.epochs):
+        left = math.inf if job.max_minibatches is None else job.max_minibatches - sum(found)
+        if left:
+            found += [True] * min(job.minibatches, left) + [False] * job.evaluation_minibatches
+    return found
+
+
 def num_versions(job: TrainingJob, shard: int) -> int:
     """Return how often a shard's state is changed: by steps, and by forwards, of which an L with a step is one."""
-    steps = job.num_minibatches // job.accumulate
+    num_trained = sum(trains(job))
+    steps = num_trained // job.accumulate
     if job.host_updates != "no":
         return steps if job.shards[shard].gradient_bytes else 0
     if not job.shards[shard].forward_updates:
         return steps
     at_once = job.fused and shard == len(job.shards) - 1 and not job.update_units
-    return job.num_minibatches if at_once else job.num_minibatches + steps
+    return num_trained if at_once else num_trained + steps
 
 
 def passing_bytes(job: TrainingJob) -> int:

@@ -12,8 +12,7 @@ from torch import nn
 from executor import CpuDevice, TorchJob, randomness, train
 from executor.compare_state import identical
 from executor.extract import ExtractionError, Keywords, called_with, chain_of, extractor, layers_of
-from executor.job import check_references
-from executor.pickling import dump_without_weights
+from executor.pickling import check_references, dump_without_weights
 from executor.reference import train_plain
 from experiments.extraction_models import Case, cases
 from tests.executor.extract import models

@@ -113,7 +113,12 @@ def test_every_simulated_run_is_a_solution(
     world: World, policy: str, minibatches: int, points: list[tuple[int, float]] | None
 ):
     """Starts and devices as simulated: versions, stored updates, later fetches and memory must all go together."""
-    jobs = Workload(tuple(replace(job, minibatches=minibatches, epochs=1) for job in world.workload.jobs[:3]))
+    jobs = Workload(
+        tuple(
+            replace(job, minibatches=minibatches * (job.accumulate if job.evaluation_minibatches else 1), epochs=1)
+            for job in world.workload.jobs[:3]
+        )
+    )
     assume(jobs.num_units <= 40)
     costs: CostModel = StatedCosts(jobs, world.cluster, pinned=world.mechanism.pinned)
     if points is not None:
