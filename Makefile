@@ -68,6 +68,7 @@ emulated: .venv/installed  ## small figures of the paper, executed; a quarter of
 peers: .venv/installed  ## ours beside GPipe, 1F1B, DDP, FSDP2 and DeepSpeed, real runs, into results/rivals/; hours, alone
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,rivals]'
 	$(BIN)/python -m experiments.peers $(PEERS) --output results/rivals
+	$(BIN)/python -m experiments.readme
 
 speed: .venv/installed  ## ours beside the in-memory ideal on one device and two, into results/executor/; an hour, alone
 	$(BIN)/python -m experiments.speed --output results/executor

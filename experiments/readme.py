@@ -108,6 +108,21 @@ def gpu_block(wide: dict[str, Any], largest: dict[str, Any]) -> str:
     )
 
 
+def rivals_block(found: dict[str, Any]) -> str:
+    """Return how fast ours is beside real rivals, as Markdown, from the summary of the races."""
+    columns = list(dict.fromkeys((name, flavour) for ratios in found["ratio_to"].values() for flavour in ratios
+                                 for name in ratios[flavour]))  # fmt: skip
+    lines = [f"| ours over | {' | '.join(f'{name}, {flavour}' for name, flavour in columns)} |"]
+    lines.append(f"|---|{'---|' * len(columns)}")
+    for rival, ratios in found["ratio_to"].items():
+        cells = [ratios.get(flavour, {}).get(name) for name, flavour in columns]
+        told = (
+            "" if cell is None else f"{cell['value']:.2f} ({cell['low']:.2f} to {cell['high']:.2f})" for cell in cells
+        )
+        lines.append(f"| {rival} | {' | '.join(told)} |")
+    return "\n".join(lines) + "\n"
+
+
 def extraction_block(found: dict[str, Any]) -> str:
     """Return which public classes train unmodified, from the summary of the extraction."""
     whole = found["num_trained_identical"] == found["num_classes"]
@@ -219,6 +234,7 @@ def updated(text: str) -> str:
         "optimum": optimum_block(ROOT / "results"),
         "figures": figures_block(ROOT / "results"),
         "abuse": abuse_block(_summary("memory"), _summary("hostile")),
+        "rivals": rivals_block(_summary("rivals")),
         "extraction": extraction_block(_summary("extraction")),
         "gpu": gpu_block(_summary("gpu/wide"), _summary("gpu/largest")),
     }
