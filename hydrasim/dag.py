@@ -60,7 +60,7 @@ def kinds_of_minibatches(job: TrainingJob) -> list[tuple[int, int]]:
     counts = {
         (True, False): num_stepping,
         (False, False): schedule.num_trained - 1 - num_stepping,
-        (False, True): len(schedule) - schedule.num_trained,
+        (False, True): schedule.num_minibatches - schedule.num_trained,
     }
     return [(0, 1)] + [
         (next(n for n in rest if (schedule.steps_after(n), schedule.is_evaluation(n)) == kind), count)

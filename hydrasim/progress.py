@@ -119,7 +119,7 @@ class JobProgress:
         Source: Algorithm 2 of the paper, with (e - 1) b + c_e - 1, t and c_m spelt minibatches_left, minibatch_s
         and minibatch_left_s.
         """
-        num_evaluations = len(self.job.schedule) - (self.minibatch + 1) - self.minibatches_left
+        num_evaluations = self.job.schedule.num_minibatches - (self.minibatch + 1) - self.minibatches_left
         training_s = self.minibatches_left * self.minibatch_s
         return training_s + num_evaluations * self._evaluation_s + self.minibatch_left_s
 

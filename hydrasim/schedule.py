@@ -25,12 +25,9 @@ class Schedule:
     max_minibatches: int | None = None
     ends_after: int | None = None
 
-    def __len__(self) -> int:
-        """Return the number of all mini-batches."""
-        return self._length
-
     @cached_property
-    def _length(self) -> int:
+    def num_minibatches(self) -> int:
+        """All mini-batches, those to evaluate on included."""
         whole = self._num_asked + self.num_epochs * self.evaluation_minibatches
         return whole if self.ends_after is None else min(whole, self.ends_after)
 
@@ -42,7 +39,7 @@ class Schedule:
     @cached_property
     def num_trained(self) -> int:
         """Mini-batches that are trained on."""
-        return self.trained_before(len(self))
+        return self.trained_before(self.num_minibatches)
 
     @property
     def num_steps(self) -> int:

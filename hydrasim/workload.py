@@ -208,7 +208,7 @@ class TrainingJob:
     @property
     def num_minibatches(self) -> int:
         """Mini-batches of the whole run, those to evaluate on included."""
-        return len(self.schedule)
+        return self.schedule.num_minibatches
 
     @property
     def separate_updates(self) -> bool:
@@ -225,7 +225,7 @@ class TrainingJob:
         schedule, num_shards = self.schedule, len(self.shards)
         num_trained = schedule.num_trained
         updates = schedule.num_steps * num_shards if self.update_units else 0
-        evaluations = (len(schedule) - num_trained) * num_shards
+        evaluations = (schedule.num_minibatches - num_trained) * num_shards
         return num_trained * self.units_per_minibatch + updates + evaluations
 
     def unit_s(self, phase: Phase, shard: int, mode: ActivationMode | None = None) -> float:

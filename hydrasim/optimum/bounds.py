@@ -97,7 +97,7 @@ def loaded_bytes(job: TrainingJob, room_bytes: int) -> int:
     if job.host_updates != "no":  # what the host has updated is loaded again, as far as there is a mini-batch to come
         fresh = sum(parameters[shard] for shard in shards_on_host(job))
         once += (-(-num_trained // job.accumulate) - 1) * fresh
-    evaluating = (len(schedule) - num_trained) * max(0, sum(parameters) - room_bytes)
+    evaluating = (schedule.num_minibatches - num_trained) * max(0, sum(parameters) - room_bytes)
     return max(once, num_trained * (forward + backward) + schedule.num_steps * updating + evaluating)
 
 

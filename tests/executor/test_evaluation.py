@@ -259,7 +259,8 @@ def test_a_plan_with_evaluations_is_followed_to_the_command(pool):
 def test_a_few_mini_batches_to_measure_by_are_evaluated_on_a_few(pool):
     job = small_job(steps=2, epochs=4, evaluate_on=pairs(9))
     few = prepare([job], pool.devices).limited(3)
-    assert [len(few.workload.jobs[0].schedule), few.workload.jobs[0].evaluation_minibatches] == [3 + 2 * 3, 3]
+    counted = few.workload.jobs[0]
+    assert (counted.num_minibatches, counted.evaluation_minibatches) == (3 + 2 * 3, 3)
     result = train(few, pool=pool, update_models=False)
     assert (len(result.jobs["A"].losses), len(result.jobs["A"].metrics)) == (3, 2)
 

@@ -35,8 +35,8 @@ SCHEDULES = [
 def test_a_schedule_is_the_loop_it_stands_for():
     for schedule in SCHEDULES:
         letters = enumerated(schedule)
-        assert len(schedule) == len(letters), schedule
-        kinds = "".join("TE"[schedule.is_evaluation(n)] for n in range(len(schedule)))
+        assert schedule.num_minibatches == len(letters), schedule
+        kinds = "".join("TE"[schedule.is_evaluation(n)] for n in range(schedule.num_minibatches))
         assert kinds == letters, schedule
         assert schedule.num_trained == letters.count("T"), schedule
         before = [schedule.trained_before(n) for n in range(len(letters) + 1)]
@@ -47,9 +47,9 @@ def test_a_schedule_is_the_loop_it_stands_for():
 @pytest.mark.parametrize("accumulate", [1, 2, 3])
 def test_steps_come_after_whole_groups_of_those_that_train(accumulate: int):
     for schedule in (Schedule(6, 2, 2, accumulate), Schedule(6, 2, 2, accumulate, max_minibatches=10)):
-        trained = [n for n in range(len(schedule)) if not schedule.is_evaluation(n)]
+        trained = [n for n in range(schedule.num_minibatches) if not schedule.is_evaluation(n)]
         stepping = trained[accumulate - 1 :: accumulate]
-        assert [n for n in range(len(schedule)) if schedule.steps_after(n)] == stepping
+        assert [n for n in range(schedule.num_minibatches) if schedule.steps_after(n)] == stepping
         assert (schedule.num_steps, schedule.last_step) == (len(stepping), stepping[-1])
         assert [schedule.step_of(n) for n in trained] == [index // accumulate for index in range(len(trained))]
         assert [n for n in trained if not schedule.adds_up(n)] == trained[::accumulate]
@@ -62,7 +62,11 @@ def test_a_schedule_without_a_whole_step_has_none():
 
 def test_places_and_epochs():
     schedule = Schedule(2, 3, 2, max_minibatches=5)  # T T E E T T E E T E E
-    assert [schedule.epoch(n) for n in range(len(schedule))] == [0] * 4 + [1] * 4 + [2] * 3
-    assert [schedule.place(n) for n in range(len(schedule))] == [0, 1, 0, 1, 0, 1, 0, 1, 0, 0, 1]
-    assert [n for n in range(len(schedule)) if schedule.ends_evaluation(n)] == [3, 7, 10]
+    assert [schedule.epoch(n) for n in range(schedule.num_minibatches)] == [0] * 4 + [1] * 4 + [2] * 3
+    assert [schedule.place(n) for n in range(schedule.num_minibatches)] == [0, 1, 0, 1, 0, 1, 0, 1, 0, 0, 1]
+    assert [n for n in range(schedule.num_minibatches) if schedule.ends_evaluation(n)] == [3, 7, 10]
     assert schedule.num_epochs == 3
+
+
+def test_a_job_may_state_more_mini_batches_than_a_machine_word_counts():
+    assert Schedule(10**40, 2, 1).num_minibatches == 2 * 10**40 + 2
