@@ -241,8 +241,8 @@ class HostStore(StoreView):
             block, layout = self.block(BlockKey("w", part.job.name, index, -1)), part.shards[index].layout
             parameters = parameters_of(layers)
             for parameter, slot in zip(parameters, layout.parameters, strict=True):
-                read = source.read([names[id(parameter)]]) if source is not None and parameter.is_meta else ()
-                slot.view(block).copy_(next(iter(read), parameter.detach()))
+                on_disk = source is not None and parameter.is_meta
+                slot.view(block).copy_(source.read(names[id(parameter)]) if on_disk else parameter.detach())
             for buffer, slot in zip(buffers_of(layers), layout.buffers, strict=False):
                 slot.view(block).copy_(buffer)
             for entry in layout.state:

@@ -137,7 +137,7 @@ class TorchJob:
         """The parameters by the names that the user's model has for them."""
         return dict((self.model if isinstance(self.model, nn.Module) else self.module).named_parameters())
 
-    @property
+    @cached_property
     def names(self) -> dict[int, str]:
         """The names of the parameters by their identity."""
         return {id(parameter): name for name, parameter in self.named_parameters.items()}

@@ -42,7 +42,7 @@ def train_plain(
             if len(losses) % accumulate == 0:
                 optimizer.zero_grad(set_to_none=True)
             with torch.autocast(torch.device(device).type, dtype=autocast, enabled=autocast is not None):
-                loss = loss_fn(model(_to(inputs, device)), _to(targets, device))
+                loss = loss_fn(model(to_device(inputs, device)), to_device(targets, device))
             scaler.scale(loss / accumulate if accumulate > 1 else loss).backward()
             losses.append(loss.item())
             if len(losses) % accumulate == 0:
@@ -61,5 +61,6 @@ def train_plain(
     return losses, optimizer
 
 
-def _to(tree: Any, device: str) -> Any:
+def to_device(tree: Any, device: str) -> Any:
+    """Return a tree with its tensors on a device."""
     return torch.utils._pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), tree)

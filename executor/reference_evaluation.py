@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from executor.reference import to_device
+
 
 def evaluate_plain(
     model: torch.nn.Module,
@@ -22,7 +24,7 @@ def evaluate_plain(
     total, count = 0.0, 0
     with torch.no_grad():
         for batch in dataloader:
-            inputs, targets = _to(tuple(batch), device)
+            inputs, targets = to_device(tuple(batch), device)
             with torch.autocast(torch.device(device).type, dtype=autocast, enabled=autocast is not None):
                 value = float(metric(model(inputs), targets))
             first = next(leaf for leaf in torch.utils._pytree.tree_leaves(targets) if isinstance(leaf, torch.Tensor))
@@ -30,7 +32,3 @@ def evaluate_plain(
     for module, mode in modes:
         module.training = mode
     return total / count
-
-
-def _to(tree: Any, device: str) -> Any:
-    return torch.utils._pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), tree)

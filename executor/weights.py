@@ -87,11 +87,11 @@ class Weights:
                 for name in (name for name in parameters if self.files[name] == path):
                     _check_like(file, name, parameters[name], path)
 
-    def read(self, names: Sequence[str]) -> Iterator[torch.Tensor]:
-        """Yield tensors by their names, one at a time; each file is closed again, and its pages with it."""
-        for name in names:
-            with _opened(self.files[name]) as file:
-                yield file.get_tensor(name)
+    def read(self, name: str) -> torch.Tensor:
+        """Return a tensor; its file is closed again, so that no pages of others stay."""
+        with _opened(self.files[name]) as file:
+            found: torch.Tensor = file.get_tensor(name)
+        return found
 
     def fill(self, holders: Sequence[nn.Module], names: Mapping[int, str]) -> dict[int, nn.Parameter]:
         """Put parameters with their values in place of those without memory, in modules and all that they hold.
@@ -101,8 +101,7 @@ class Weights:
         made, before = dict[int, nn.Parameter](), dict[int, nn.Parameter]()
         for module, key, parameter in _held(holders):
             if parameter.is_meta and id(parameter) not in made:
-                (value,) = self.read([names[id(parameter)]])
-                made[id(parameter)] = nn.Parameter(value.clone(), parameter.requires_grad)
+                made[id(parameter)] = nn.Parameter(self.read(names[id(parameter)]).clone(), parameter.requires_grad)
                 before[id(made[id(parameter)])] = parameter
             module._parameters[key] = made.get(id(parameter), parameter)
         return before

@@ -92,36 +92,28 @@ class Finished:
     issued_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class JobArrived:
-    """A job was submitted, so many seconds after the run began."""
+@dataclass(frozen=True)
+class Happening:
+    """Something befell a job, so many seconds after the run began."""
 
     job: str
     at_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class JobStopped:
-    """A job is to end with the mini-batch at which it is, so many seconds after the run began."""
-
-    job: str
-    at_s: float
+class JobArrived(Happening):
+    """The job was submitted."""
 
 
-@dataclass(frozen=True, slots=True)
-class JobPaused:
-    """Nothing of a job is to begin from now on, so many seconds after the run began."""
-
-    job: str
-    at_s: float
+class JobStopped(Happening):
+    """The job is to end with the mini-batch at which it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class JobResumed:
-    """A paused job may go on, so many seconds after the run began."""
+class JobPaused(Happening):
+    """Nothing of the job is to begin from now on."""
 
-    job: str
-    at_s: float
+
+class JobResumed(Happening):
+    """The paused job may go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +124,6 @@ class Failed:
     error: Exception
 
 
-Happening = JobArrived | JobStopped | JobPaused | JobResumed
 Event = Finished | Happening | Failed
 
 

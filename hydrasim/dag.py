@@ -29,23 +29,23 @@ def minibatch_dag(job: TrainingJob, minibatch: int | None = None) -> nx.DiGraph[
 
 
 def _dag(job: TrainingJob, with_step: bool) -> nx.DiGraph[Node]:
-    import networkx as nx
-
     last = len(job.shards) - 1
     forward = [(Phase.FORWARD, shard) for shard in range(last + (0 if job.fused else 1))]
     turn = [(Phase.LOSS, last)] if job.fused else [(Phase.BACKWARD, last)]
     backward = [(Phase.BACKWARD, shard) for shard in range(last - 1, -1, -1)]
-    dag: nx.DiGraph[Node] = nx.DiGraph()
     update = [(Phase.UPDATE, shard) for shard in range(last + 1)] if with_step else []
-    nx.add_path(dag, forward + turn + backward + update)
-    return dag
+    return _path(forward + turn + backward + update)
 
 
 def _evaluation_dag(job: TrainingJob) -> nx.DiGraph[Node]:
+    return _path([(Phase.EVALUATE, shard) for shard in range(len(job.shards))])
+
+
+def _path(nodes: list[Node]) -> nx.DiGraph[Node]:
     import networkx as nx
 
     dag: nx.DiGraph[Node] = nx.DiGraph()
-    nx.add_path(dag, [(Phase.EVALUATE, shard) for shard in range(len(job.shards))])
+    nx.add_path(dag, nodes)
     return dag
 
 

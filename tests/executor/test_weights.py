@@ -117,7 +117,7 @@ def test_a_single_file_and_its_folder_are_checkpoints(tmp_path):
         weights = Weights(path)
         weights.check(dict(model.named_parameters()))
         names = [name for name, _ in model.named_parameters()]
-        assert all(map(torch.equal, weights.read(names), model.parameters()))
+        assert all(map(torch.equal, map(weights.read, names), model.parameters()))
 
 
 def test_parameters_are_filled_for_as_long_as_it_takes(tmp_path):
