@@ -28,11 +28,13 @@ def test_a_job_rests_while_another_trains_and_then_goes_on(pool):
 
     def rest(done: MinibatchDone) -> None:
         order.append(done.job)
-        if done.job == "A" and done.number == 0:
+        if order == ["A"]:
             control.pause("A")
+            control.resume("B")
         if done.job == "B" and done.number == done.num_minibatches - 1:
             control.resume("A")
 
+    control.pause("B")  # or it might be done before A's first mini-batch, and nobody would resume A
     result = train(jobs, pool.devices, pool=pool, policy="round-robin", callbacks=[rest], control=control)
     assert [d for job, answer in zip(jobs, answers, strict=True) for d in differences(job, result, answer)] == []
     last_b = max(index for index, name in enumerate(order) if name == "B")
