@@ -1,6 +1,7 @@
 # Every target sets up what it needs; `make demo` and `make test` work on a fresh machine.
 PYTHON ?= python3
 BIN := .venv/bin
+WITH_RIVALS := crossover end-to-end precision saturn throughput  # figures that carry how far those were off
 
 .PHONY: help demo test lint types paper exactness nightly validate memory hostile analytic engine emulated peers speed gpu report claims tutorial ci clean
 
@@ -17,7 +18,7 @@ demo: .venv/installed  ## profile, simulate, plan, execute and compare, into res
 	$(BIN)/python -m experiments.readme
 
 test: .venv/installed  ## the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: .venv/installed  ## ruff
 	$(BIN)/ruff check .
@@ -68,6 +69,7 @@ emulated: .venv/installed  ## small figures of the paper, executed; a quarter of
 peers: .venv/installed  ## ours beside GPipe, 1F1B, DDP, FSDP2 and DeepSpeed, real runs, into results/rivals/; hours, alone
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,rivals]'
 	$(BIN)/python -m experiments.peers $(PEERS) --output results/rivals
+	for name in $(WITH_RIVALS); do $(BIN)/hydrasim experiment $$name --draw-only || exit; done
 	$(BIN)/python -m experiments.readme
 
 speed: .venv/installed  ## ours beside the in-memory ideal on one device and two, into results/executor/; an hour, alone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from selectors import EVENT_READ, DefaultSelector
@@ -14,12 +14,14 @@ from executor.callbacks import Callback, EvaluationDone, MinibatchDone
 from executor.control import Control
 from executor.errors import ExecutionError
 from executor.evaluation import Score, mean_of
-from executor.host_store import DEVICE_LANES, HostStore
+from executor.host_store import DEVICE_LANES
 from executor.messages import Broken, Done, Order
-from executor.pool import UPDATER, DevicePool
-from hydrasim.command import HOST, Command, Event, Failed, Finished, JobStopped, Kind
-from hydrasim.dataflow import BlockKey
+from executor.pool import UPDATER
+from executor.stage import Admitted, Stage
+from hydrasim.command import HOST, Command, Event, Failed, Finished, Happening, JobAdded, JobStopped, Kind
+from hydrasim.dataflow import BlockKey, state_keys
 from hydrasim.errors import told
+from hydrasim.schedule import Schedule
 from hydrasim.workload import ShardUnit, TrainingJob, Workload
 
 # Of events: a device's worker, a job's loader, None for the updater, or who asks for what is to happen to jobs.
@@ -35,44 +37,41 @@ class TorchBackend:
     def __init__(
         self,
         workload: Workload,
-        pool: DevicePool,
+        stage: Stage,
         loaders: dict[str, Connection],
-        store: HostStore,
-        label: str,
         callbacks: Sequence[Callback] = (),
         control: Control | None = None,
     ) -> None:
-        self.label = label
-        self._schedules = {job.name: job.schedule for job in workload.jobs}
-        self.losses: dict[str, list[float]] = {job.name: [] for job in workload.jobs}
-        self.metrics: dict[str, list[float]] = {job.name: [] for job in workload.jobs}
-        self._scores: dict[str, list[Score]] = {job.name: [] for job in workload.jobs}  # of the evaluation under way
-        self._callbacks = callbacks
-        self._pool, self._loaders, self._store = pool, loaders, store
+        self.label = stage.label
+        self._schedules: dict[str, Schedule] = {}
+        self.losses: dict[str, list[float]] = {}
+        self.metrics: dict[str, list[float]] = {}
+        self._scores: dict[str, list[Score]] = {}  # of the evaluation under way
+        self._callbacks, self._control = callbacks, control
+        self._stage, self._pool, self._store = stage, stage.pool, stage.store
+        self._loaders: dict[str, Connection] = {}
         self._sources = DefaultSelector()  # kept, since setting one up for every event would cost more than the event
-        for index, worker in enumerate(pool.workers):
+        self._newest: dict[BlockKey, int] = {}  # where state will be once all stores are done
+        for index, worker in enumerate(self._pool.workers):
             self._sources.register(worker.connection, EVENT_READ, index)
-        for job, connection in loaders.items():
-            self._sources.register(connection, EVENT_READ, job)
-        if pool.updater is not None:
-            self._sources.register(pool.updater.connection, EVENT_READ, None)
+        for job in workload.jobs:
+            self._know(job, loaders[job.name])
         if control is not None and control.reader is not None:
             self._sources.register(control.reader, EVENT_READ, control)
         self._running: dict[int, Command] = {}
         self._issued_s: dict[int, float] = {}
         self._interested: dict[int, list[int]] = {}  # command -> devices that wait for it
         self._held: list[tuple[Command, Order | None]] = []  # of the host: fetches, and updates with their orders
-        self._newest: dict[BlockKey, int] = dict(store.location)  # where state will be once all stores are done
         self._target: dict[int, int] = {}
         self._events: deque[Event] = deque()
         self._stops: list[JobStopped] = []
-        self._started_s, self._started_cpu_s = time.monotonic(), time.thread_time()
-        self.cpu_s = 0.0  # of the thread that drives the run, the orchestrator's deciding included; known at the end
+        self._started_s, self._started_core_s = time.monotonic(), time.thread_time()
+        self.core_s = 0.0  # of the thread that drives the run, the orchestrator's deciding included; known at the end
 
     def close(self) -> None:
         """Stop listening; the connections belong to the pool."""
         self._sources.close()
-        self.cpu_s = time.thread_time() - self._started_cpu_s
+        self.core_s = time.thread_time() - self._started_core_s
 
     def submit(self, commands: list[Command]) -> None:
         """Send commands to their workers and loaders."""
@@ -95,20 +94,43 @@ class TorchBackend:
             for key, _ in self._sources.select():
                 connection, source = key.fileobj, key.data
                 assert isinstance(connection, Connection)
+                if isinstance(source, Control):
+                    connection.recv_bytes()
+                    self._events.extend(self._asked())
+                    continue
                 try:
                     messages = connection.recv()
                 except (EOFError, OSError):
                     raise self._lost(source) from None
-                if isinstance(source, Control):
-                    at_s = time.monotonic() - self._started_s
-                    self._events.extend(what(job, at_s) for what, job in messages)
-                    continue
                 for message in messages:
-                    broken = isinstance(message, Broken)
-                    self._events.append(self._broken(source, message) if broken else self._finished(message))
+                    event = self._broken(source, message) if isinstance(message, Broken) else self._finished(message)
+                    self._events.extend(self._asked())  # by callbacks, and before the event that may end the run
+                    self._events.append(event)
                     self._events.extend(self._stops)
                     self._stops.clear()
         return self._events.popleft()
+
+    def _asked(self) -> Iterator[Happening]:
+        """Yield what was asked for by control; set up jobs that are added."""
+        for asked in () if self._control is None else self._control.taken():
+            at_s = time.monotonic() - self._started_s
+            if isinstance(asked, Admitted):
+                self._know(asked.training_job, self._stage.add(asked))
+                yield JobAdded(asked.training_job.name, at_s, asked.training_job)
+            else:
+                what, job = asked
+                yield what(job, at_s)
+
+    def _know(self, job: TrainingJob, loader: Connection) -> None:
+        """Listen to a job's processes, and keep account of it."""
+        self._schedules[job.name] = job.schedule
+        self.losses[job.name], self.metrics[job.name], self._scores[job.name] = [], [], []
+        self._loaders[job.name] = loader
+        self._sources.register(loader, EVENT_READ, job.name)
+        self._newest |= {key: self._store.location[key] for key in state_keys(job)}
+        updater = self._pool.updater
+        if updater is not None and updater.connection not in self._sources.get_map():
+            self._sources.register(updater.connection, EVENT_READ, None)
 
     def _order(self, command: Command) -> Order:
         """Say where state lies, and split the predecessors into this worker's and others'."""

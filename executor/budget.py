@@ -54,12 +54,14 @@ class BudgetTracker(TorchDispatchMode):
     def _add(self, storage: torch.UntypedStorage, count: bool = True) -> None:
         key = storage._cdata
         if key in self._live:
-            if not count:
+            if not count and self._live[key][1]:
                 self.live_bytes -= self._live[key][1]
                 self._live[key] = (self._live[key][0], 0)
             return
         nbytes = storage.nbytes() if count else 0
         self._live[key] = (weakref.ref(storage, lambda _: self._remove(key)), nbytes)
+        if not nbytes:  # another thread may leave some out while units count: it must not write the sum
+            return
         self.live_bytes += nbytes
         self.peak_bytes = max(self.peak_bytes, self.live_bytes)
         if self.limit_bytes is not None and self.live_bytes > self.limit_bytes:
@@ -70,7 +72,7 @@ class BudgetTracker(TorchDispatchMode):
 
     def _remove(self, key: int) -> None:
         entry = self._live.pop(key, None)
-        if entry is not None:
+        if entry is not None and entry[1]:
             self.live_bytes -= entry[1]
 
 

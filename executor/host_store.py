@@ -12,7 +12,7 @@ import os
 import pickle
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import torch
@@ -25,7 +25,7 @@ from executor.prepare import Prepared
 from executor.scaling import Scale
 from executor.tensors import TreeSpec
 from hydrasim.command import Command, Lane
-from hydrasim.dataflow import BlockKey, aligned, block_bytes, home_bytes, passing_keys
+from hydrasim.dataflow import BlockKey, aligned, block_bytes, home_bytes, passing_keys, state_keys
 from hydrasim.workload import TrainingJob
 
 MAX_SCALE_BYTES = 256
@@ -134,26 +134,22 @@ def parity_of(key: BlockKey) -> int:
 class HostStore(StoreView):
     """The parent's store: allocates regions, and knows where each shard's current state lies."""
 
-    def __init__(self, prepared: Prepared) -> None:
-        self._workload = prepared.workload
-        self._end = 0
-        places: dict[Place, int] = {}
-        for job in self._workload.jobs:
+    def __init__(self, prepared: Prepared, *, grows: bool = False) -> None:
+        self._end, self._num_devices = 0, len(prepared.devices)
+        self._sizes: dict[BlockKey, int] = {}
+        self.location: dict[BlockKey, int] = {}
+        self._spares: dict[int, list[int]] = {}
+        jobs, places = prepared.workload.jobs, {}
+        for job in jobs:
             self._add_places(job, places)
-        for device in range(len(prepared.devices)):
+        for device in range(self._num_devices):
             places |= {("doing", lane.value, device, 0): self._reserve(_LENGTH.size) for lane in DEVICE_LANES}
-        sizes = {
-            BlockKey("w", job.name, shard, -1): home_bytes(job, BlockKey("w", job.name, shard, -1))
-            for job in self._workload.jobs
-            for shard in range(len(job.shards))
-        }
-        self.location = {key: self._reserve(nbytes) for key, nbytes in sizes.items()}
-        # As many spares as are usually in use, now: the memory for one more takes milliseconds to get ready.
-        usual = {nbytes: min(count, 1 + len(prepared.devices)) for nbytes, count in Counter(sizes.values()).items()}
-        self._spares = {nbytes: [self._reserve(nbytes) for _ in range(count)] for nbytes, count in usual.items()}
+        self._add_state(jobs)
         initial = self._end
         # Addresses only: a shard may have a store in flight for each unit in flight and one before them.
-        bound = initial + sum(sizes.values()) * 2 * (1 + len(prepared.devices))
+        bound = initial + sum(self._sizes.values()) * 2 * (1 + self._num_devices)
+        if grows:
+            bound += _of_system("MemTotal")
         fd = os.memfd_create("hydrasim-store")
         try:
             os.ftruncate(fd, bound)
@@ -165,7 +161,6 @@ class HostStore(StoreView):
             os.close(fd)
             raise
         super().__init__(fd, bound, places)
-        self._sizes = sizes
         try:
             for part in prepared.partitions:
                 self._write_initial(part)
@@ -177,6 +172,29 @@ class HostStore(StoreView):
     def reserved_bytes(self) -> int:
         """Bytes in use: state, boundaries, random states and spares."""
         return self._end
+
+    def add(self, part: Partition, job: TrainingJob) -> dict[Place, int]:
+        """Make room for one more job, and write its state there; return where its boundaries and random states are.
+
+        Raises:
+            HostMemoryError: the host has too little memory.
+        """
+        start, places = self._end, dict[Place, int]()
+        self._add_places(job, places)
+        self._add_state([job])
+        _allocate(self.fd, start, self._end - start)
+        self.places |= places
+        self._write_initial(part)
+        return places
+
+    def check_room(self, job: TrainingJob) -> None:
+        """Make sure that the host has memory for one more job.
+
+        Raises:
+            HostMemoryError: it has not.
+        """
+        state_bytes = sum(home_bytes(job, key) for key in state_keys(job))
+        _check_available(2 * state_bytes + sum(HEADER_BYTES + block_bytes(job, key) for key in passing_keys(job)))
 
     def state_bytes(self, key: BlockKey) -> int:
         return self._sizes[key]
@@ -208,6 +226,18 @@ class HostStore(StoreView):
         start = self._end
         self._end += aligned(nbytes)
         return start
+
+    def _add_state(self, jobs: Sequence[TrainingJob]) -> None:
+        """Reserve regions for jobs' state, and spares.
+
+        As many as are usually in use, now: the memory for one more takes milliseconds to get ready.
+        """
+        sizes = {key: home_bytes(job, key) for job in jobs for key in state_keys(job)}
+        self._sizes |= sizes
+        self.location |= {key: self._reserve(nbytes) for key, nbytes in sizes.items()}
+        for nbytes, count in Counter(sizes.values()).items():
+            spares = self._spares.setdefault(nbytes, [])
+            spares += [self._reserve(nbytes) for _ in range(min(count, 1 + self._num_devices) - len(spares))]
 
     def _add_places(self, job: TrainingJob, places: dict[Place, int]) -> None:
         """Reserve regions for what a job's units hand on, and its random states."""
@@ -254,17 +284,25 @@ class HostStore(StoreView):
 
 def _allocate(fd: int, offset: int, nbytes: int) -> None:
     """Back a range with memory, or say by how much the host falls short."""
-    with open("/proc/meminfo") as lines:
-        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    if nbytes > available:
-        raise HostMemoryError(
-            f"the jobs need {nbytes:,} bytes of host memory for state and boundaries; {available:,} are available."
-        )
+    _check_available(nbytes)
     if nbytes:
         try:
             os.posix_fallocate(fd, offset, nbytes)
         except OSError as reason:
             raise _refused(nbytes, reason) from None
+
+
+def _check_available(nbytes: int) -> None:
+    if nbytes > (available := _of_system("MemAvailable")):
+        raise HostMemoryError(
+            f"the jobs need {nbytes:,} bytes of host memory for state and boundaries; {available:,} are available."
+        )
+
+
+def _of_system(name: str) -> int:
+    """Return a figure of the system's memory, in bytes."""
+    with open("/proc/meminfo") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 def _refused(nbytes: int, reason: OSError) -> HostMemoryError:

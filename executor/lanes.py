@@ -64,12 +64,16 @@ class Reporter(threading.Thread):
 
 
 class LaneThread(threading.Thread):
-    """One lane: wait for a command's predecessors, carry it out, report, go on with the next."""
+    """One lane: wait for a command's predecessors, carry it out, report, go on with the next.
+
+    core_s: CPU seconds that it has taken up to its newest command.
+    """
 
     def __init__(self, name: str, execute: Execute, report: Report, completions: Completions) -> None:
         super().__init__(name=name, daemon=True)
         self._queue: SimpleQueue[tuple[Order, list[threading.Event]] | None] = SimpleQueue()
         self._execute, self._report, self._completions = execute, report, completions
+        self.core_s = 0.0
 
     def submit(self, order: Order, waits: list[threading.Event]) -> None:
         self._queue.put((order, waits))
@@ -92,5 +96,6 @@ class LaneThread(threading.Thread):
                 self._report(Broken(command.number, command.kind.value, text, traceback.format_exc()))
                 return
             ended = time.monotonic()
+            self.core_s = time.thread_time()
             self._completions.done(command.number)
             self._report(Done(command.number, started, ended, result))

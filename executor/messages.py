@@ -58,6 +58,18 @@ class Setup:
 
 
 @dataclass(frozen=True)
+class Addition:
+    """One more job in the middle of a run, for a worker or the updater.
+
+    places: of what it has in the host store. constant_bytes: what its constant tensors take of a device.
+    """
+
+    job: JobSetup
+    places: dict[Place, int]
+    constant_bytes: int
+
+
+@dataclass(frozen=True)
 class UpdaterSetup:
     """Everything that the process needs which updates in host memory; the store's descriptor follows."""
 
@@ -111,6 +123,17 @@ class Done:
     start_s: float
     end_s: float
     result: float | Score | None = None
+
+
+@dataclass(frozen=True)
+class Used:
+    """What a device's worker took of a run. peak_bytes: the most alive at once outside the arena.
+
+    core_s: CPU seconds of "units", "copies", and "rest": taking orders and reporting.
+    """
+
+    peak_bytes: int
+    core_s: dict[str, float]
 
 
 @dataclass(frozen=True)

@@ -102,11 +102,19 @@ def partition(
 
 
 def partition_arena(
-    pilots: Sequence[JobPilot], arena_bytes: int, *, loading_zone_fraction: float | None = None
+    pilots: Sequence[JobPilot],
+    arena_bytes: int,
+    *,
+    peak_bytes: float = math.inf,
+    loading_zone_fraction: float | None = None,
 ) -> list[Partition]:
-    """Cut every job for that much room for state and boundaries, whatever the activation peak comes to."""
+    """Cut every job for that much room for state and boundaries, and for an activation peak of at most so much.
+
+    Raises:
+        ShardTooLarge: there are no such cuts; its text names the job alone.
+    """
     share = 0.5 if loading_zone_fraction is None else 1.0 - loading_zone_fraction
-    return [_cut(pilot, lambda _: int(share * arena_bytes)) for pilot in pilots]
+    return [_cut(pilot, partial(_room_below, peak_bytes, int(share * arena_bytes))) for pilot in pilots]
 
 
 def reserved_bytes(parts: Sequence[Partition]) -> int:
@@ -132,7 +140,7 @@ def _squeezed(pilots: Sequence[JobPilot], memory_bytes: int, share: float) -> li
     raise _refusal(finest, memory_bytes, share)
 
 
-def _room_below(peak: int, room: int, shard: ShardPilot) -> int:
+def _room_below(peak: float, room: int, shard: ShardPilot) -> int:
     return room if aligned(shard.working_bytes) <= peak else -1
 
 

@@ -15,7 +15,7 @@ import cloudpickle
 from executor.devices import CpuDevice, Device
 from executor.devices.cpu import LinkClock
 from executor.errors import ExecutionError
-from executor.messages import Broken, LoaderSetup, Setup, UpdaterSetup
+from executor.messages import Addition, Broken, LoaderSetup, Setup, UpdaterSetup, Used
 from executor.process import Child
 
 UPDATER = "the process that updates in host memory"
@@ -77,21 +77,35 @@ class DevicePool:
             ExecutionError: a dataloader could not be made there.
         """
         assert self._loader_host is not None
+        opened: dict[str, Connection] = {}
         for setup in setups:
             own, other = socket.socketpair()
-            self._loaders.append(Connection(own.detach()))
+            opened[setup.job] = Connection(own.detach())
+            self._loaders.append(opened[setup.job])
             with other, _named(self._loader_host, f"job {setup.job!r}: the process that forks loaders"):
                 self._loader_host.connection.send(setup)
                 self._loader_host.send_fd(store_fd)
                 self._loader_host.send_fd(other.fileno())
-        for setup, connection in zip(setups, self._loaders, strict=True):
+        for name, connection in opened.items():
             try:
                 answer = connection.recv()
             except (EOFError, OSError):
                 answer = [Broken(-1, "setup", "the process ended")]
             if answer != "ready":
-                raise ExecutionError(f"job {setup.job!r}: its loader could not be set up: {answer[0].text}")
-        return {setup.job: connection for setup, connection in zip(setups, self._loaders, strict=True)}
+                raise ExecutionError(f"job {name!r}: its loader could not be set up: {answer[0].text}")
+        return opened
+
+    def add(self, addition: Addition) -> None:
+        """Have every worker make one more job's modules, before it gets orders for them."""
+        for index, worker in enumerate(self.workers):
+            with _named(worker, f"the worker of device {index}"):
+                worker.connection.send(addition)
+
+    def add_to_updater(self, addition: Addition) -> None:
+        """Have the process that updates in host memory make one more job's optimizers."""
+        assert self.updater is not None
+        with _named(self.updater, UPDATER):
+            self.updater.connection.send(addition)
 
     def open_updater(self, setup: UpdaterSetup, store_fd: int) -> None:
         """Have a process of its own make the optimizers of the jobs that update in host memory.
@@ -112,8 +126,8 @@ class DevicePool:
         device = self.devices[index]
         return isinstance(device, CpuDevice) and device.link_bytes_per_s is not None
 
-    def end_run(self) -> list[int]:
-        """Free what the run held in the workers; return each device's peak bytes outside its arena."""
+    def end_run(self) -> list[Used]:
+        """Free what the run held in the workers; return what it took of each device."""
         self._close_loaders()
         if self.updater is not None:
             with _named(self.updater, UPDATER):

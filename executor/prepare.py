@@ -30,28 +30,32 @@ Partitioner = Literal["greedy", "search"]
 
 @dataclass(frozen=True)
 class Prepared:
-    """Jobs cut for their devices, ready to profile, simulate, plan and execute."""
+    """Jobs cut for their devices, ready to profile, simulate, plan and execute.
+
+    reserve_bytes: of every device, set apart for jobs that are added to a run.
+    """
 
     partitions: tuple[Partition, ...]
     devices: tuple[Device, ...]
     fused: bool = True
     max_minibatches: int | None = None
     loading_zone_fraction: float | None = None
+    reserve_bytes: int = 0
 
     @cached_property
     def workload(self) -> Workload:
         """The jobs in the simulator's words; seconds are the pilot's, rough."""
-        return Workload(
-            tuple(
-                with_activations(self._training_job(part), part, self._arena_bytes, self._copies_at_memory_speed)
-                for part in self.partitions
-            )
-        )
+        return Workload(tuple(map(self.training_job, self.partitions)))
+
+    def training_job(self, part: Partition) -> TrainingJob:
+        """Return a job in the simulator's words, in the room that these jobs leave for blocks."""
+        return with_activations(self._training_job(part), part, self._arena_bytes, self._copies_at_memory_speed)
 
     @property
     def _arena_bytes(self) -> int:
         """What the smallest device leaves for state, boundaries and kept activations, beside its loading zone."""
-        arena_bytes = min(device.describe().memory_bytes for device in self.devices) - reserved_bytes(self.partitions)
+        least_bytes = min(device.describe().memory_bytes for device in self.devices)
+        arena_bytes = least_bytes - reserved_bytes(self.partitions) - self.reserve_bytes
         return int(arena_bytes * (1 - (self.loading_zone_fraction or 0.0)))
 
     @property
@@ -62,7 +66,7 @@ class Prepared:
     def cluster(self) -> Cluster:
         """The devices in the simulator's words; buffers of all models are set apart on each."""
         constant_bytes = sum(part.constant_bytes for part in self.partitions)
-        devices = tuple(_less(device.describe(), constant_bytes) for device in self.devices)
+        devices = tuple(_less(device.describe(), constant_bytes + self.reserve_bytes) for device in self.devices)
         rates: dict[str, float] = {}
         for device in devices:
             if device.h2d.shared:
@@ -155,6 +159,7 @@ def prepare(
     fused: bool = True,
     pilots: Sequence[JobPilot] | None = None,
     partitioner: Partitioner = "greedy",
+    reserve_bytes: int = 0,
 ) -> Prepared:
     """Cut the jobs for the devices and find out what each shard takes.
 
@@ -163,29 +168,33 @@ def prepare(
 
     Jobs that leave it open where their optimizers step all do so on devices, or all in host memory: where a simulation
     of a few mini-batches, at the pilots' rough seconds, ends sooner. pilots: of the same jobs, from an earlier call, to
-    spare their runs.
+    spare their runs. reserve_bytes: of every device, for jobs that `Control.add` will add: their models' constant
+    tensors, and what their activation peaks are above these jobs'.
 
     Raises:
         ShardTooLarge: a layer fits no device. JobError: a job is unsupported. DeviceError: no devices.
-        HydraError: there is no such partitioner.
+        HydraError: there is no such partitioner; reserve_bytes is negative.
     """
+    if reserve_bytes < 0:
+        raise HydraError(f"reserve_bytes is {reserve_bytes}; it must not be negative.")
     if not devices:
         raise DeviceError("there are no devices to train on; give at least one.")
     if partitioner not in (known := get_args(Partitioner)):
         raise HydraError(f"partitioner is {partitioner!r}; it is {' or '.join(known)}.")
-    _check_apart(jobs)
+    check_apart(jobs)
     if any(job.update_on == "auto" for job in jobs):
         again = partial(
-            prepare, devices=devices, loading_zone_fraction=loading_zone_fraction, fused=fused, partitioner=partitioner
-        )
+            prepare, devices=devices, loading_zone_fraction=loading_zone_fraction, fused=fused, partitioner=partitioner,
+            reserve_bytes=reserve_bytes,
+        )  # fmt: skip
         return _sooner(jobs, again)
-    memory_bytes = min(device.describe().memory_bytes for device in devices)
-    num_threads = 1 if any(device.describe().on_host for device in devices) else torch.get_num_threads()
-    pilots = [JobPilot(job, num_threads) for job in jobs] if pilots is None else pilots
+    memory_bytes = min(device.describe().memory_bytes for device in devices) - reserve_bytes
+    pilots = [JobPilot(job, threads_of(devices)) for job in jobs] if pilots is None else pilots
     parts = partition(pilots, memory_bytes, loading_zone_fraction=loading_zone_fraction)
 
     def made(parts: Sequence[Partition]) -> Prepared:
-        return Prepared(tuple(parts), tuple(devices), fused, loading_zone_fraction=loading_zone_fraction)
+        zone = loading_zone_fraction
+        return Prepared(tuple(parts), tuple(devices), fused, loading_zone_fraction=zone, reserve_bytes=reserve_bytes)
 
     prepared = made(parts)
     assert prepared.workload  # names must differ
@@ -215,7 +224,17 @@ def _sooner(jobs: Sequence[TorchJob], prepare_all: Callable[[list[TorchJob]], Pr
     return min(found, key=lambda tried: tried[0])[1]
 
 
-def _check_apart(jobs: Sequence[TorchJob]) -> None:
+def threads_of(devices: Sequence[Device]) -> int:
+    """Return the threads with which pilots run: one, as emulated devices do, or torch's own."""
+    return 1 if any(device.describe().on_host for device in devices) else torch.get_num_threads()
+
+
+def check_apart(jobs: Sequence[TorchJob]) -> None:
+    """Make sure that no two jobs train the same parameters.
+
+    Raises:
+        JobError: two do.
+    """
     owner: dict[int, str] = {}
     for job in jobs:
         for parameter in job.module.parameters():

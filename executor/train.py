@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
@@ -10,27 +9,25 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import get_args
 
-import cloudpickle
 import torch
 
 from executor.backend import TorchBackend
 from executor.callbacks import Callback, Judged
 from executor.control import Control
-from executor.devices import CudaDevice, Device
-from executor.errors import ExecutionError, JobError
+from executor.devices import Device
+from executor.errors import ExecutionError
 from executor.host_store import HostStore
 from executor.job import TorchJob
 from executor.layout import buffers_of, parameters_of
-from executor.messages import JobSetup, LoaderSetup, Setup, UpdaterSetup
+from executor.messages import Used
 from executor.partition import Partition
-from executor.pickling import dump_without_weights
 from executor.pool import DevicePool
 from executor.prepare import Prepared, prepare
-from executor.step import rates_of
+from executor.stage import Stage
 from executor.weights import Saved
 from hydrasim.command import Command, Event
-from hydrasim.dataflow import BlockKey, aligned
-from hydrasim.errors import PlanError, told
+from hydrasim.dataflow import BlockKey
+from hydrasim.errors import PlanError
 from hydrasim.loop import run
 from hydrasim.mechanism import OURS, Mechanism
 from hydrasim.orchestrator import Orchestrator
@@ -39,6 +36,7 @@ from hydrasim.policies import Policy, make_policy
 from hydrasim.policies.follow_plan import FollowPlan
 from hydrasim.profile import Profile, StatedCosts
 from hydrasim.timeline import Timeline
+from hydrasim.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,10 @@ class JobResult:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run did. The timeline's header has `peak_bytes` as a simulated one's does, and `orchestrator_cpu_s`."""
+    """What a run did. The timeline's header has `peak_bytes` as a simulated one's does, and `core_s`.
+
+    That is CPU seconds by what took them: "orchestrator", and over all devices "units", "copies" and the "rest".
+    """
 
     jobs: dict[str, JobResult]
     timeline: Timeline
@@ -112,7 +113,7 @@ def train(
     with the profile's times as beliefs, or the pilot's rough ones. plan: followed instead of a policy.
     pool: worker processes to use and keep. chaos_seed: delay and poison at random (for tests).
     commands, on_event: see `hydrasim.loop.run`. callbacks: called in turn after each mini-batch; one that
-    returns True stops the job; see `executor.callbacks`. control: pauses, resumes and stops jobs, under a policy.
+    returns True stops the job; see `executor.callbacks`. control: adds, pauses, resumes and stops jobs, under a policy.
 
     Raises:
         ExecutionError: a layer, loader or worker failed; it names job, unit and cause.
@@ -122,26 +123,26 @@ def train(
     prepared = jobs if isinstance(jobs, Prepared) else prepare(jobs, devices, loading_zone_fraction=zone)
     if plan and control:
         raise PlanError("a plan says what every unit does, so there is nothing to control; run a policy.")
-    workload, cluster = prepared.workload, prepared.cluster
-    beliefs = StatedCosts(workload, cluster) if profile is None else profile.costs(cluster)
     chosen = make_policy(policy) if plan is None else FollowPlan(plan)
-    orchestrator = Orchestrator(workload, cluster, chosen, beliefs, mechanism=mechanism, seed=seed)
+    orchestrator = _orchestrator(prepared, chosen, profile, mechanism, seed)
     if pool is not None and pool.devices != prepared.devices:
         raise ExecutionError("the pool was made for other devices than these jobs were prepared for.")
-    own_pool, store = DevicePool(prepared.devices) if pool is None else pool, HostStore(prepared)
+    own_pool = DevicePool(prepared.devices) if pool is None else pool
+    store = HostStore(prepared, grows=control is not None)
     try:
         planned = {} if plan is None else {"planned_by": plan.policy}
-        header = planned | {"devices": [device.kind for device in cluster.devices], "seed": seed}
-        with nullcontext([]) if control is None else control.listening(workload.by_name) as asked:
+        header = planned | {"devices": [device.kind for device in prepared.cluster.devices], "seed": seed}
+        stage = Stage(prepared, orchestrator, own_pool, store, chaos_seed)
+        with nullcontext([]) if control is None else control.listening(stage) as asked:
             for what, job in asked:
                 orchestrator.heed(what(job, 0.0))
-            with closing(_open(prepared, orchestrator, own_pool, store, chaos_seed, callbacks, control)) as backend:
+            with closing(TorchBackend(prepared.workload, stage, stage.open(), callbacks, control)) as backend:
                 timeline = run(orchestrator, backend, commands=commands, on_event=on_event, **header)
-        peaks = own_pool.end_run()
-        for part in prepared.partitions if update_models else ():
+        used = own_pool.end_run()
+        for part in stage.parts.values() if update_models else ():
             _write_back(part, store)
-        timeline.header.update(peak_bytes=_peak_bytes(orchestrator, peaks), orchestrator_cpu_s=backend.cpu_s)
-        return RunResult(_results(prepared, backend, store), timeline, store.reserved_bytes)
+        timeline.header.update(peak_bytes=_peak_bytes(orchestrator, used), core_s=_core_s(backend, used))
+        return RunResult(_results(orchestrator.workload, stage, backend), timeline, store.reserved_bytes)
     except BaseException:
         own_pool.close()  # workers may be in the middle of anything
         raise
@@ -151,90 +152,23 @@ def train(
             own_pool.close()
 
 
-def _peak_bytes(orchestrator: Orchestrator, peaks: Sequence[int]) -> list[int]:
+def _orchestrator(
+    prepared: Prepared, policy: Policy, profile: Profile | None, mechanism: Mechanism, seed: int
+) -> Orchestrator:
+    workload, cluster = prepared.workload, prepared.cluster
+    beliefs = StatedCosts(workload, cluster) if profile is None else profile.costs(cluster)
+    return Orchestrator(workload, cluster, policy, beliefs, mechanism=mechanism, seed=seed)
+
+
+def _peak_bytes(orchestrator: Orchestrator, used: Sequence[Used]) -> list[int]:
     """Return the most that lay in each arena, by its commands, plus what units had alive, measured."""
     assert orchestrator.residency is not None
-    return [arena.peak_bytes + peak for arena, peak in zip(orchestrator.residency.arenas, peaks, strict=True)]
+    return [arena.peak_bytes + use.peak_bytes for arena, use in zip(orchestrator.residency.arenas, used, strict=True)]
 
 
-def _open(
-    prepared: Prepared,
-    orchestrator: Orchestrator,
-    pool: DevicePool,
-    store: HostStore,
-    chaos_seed: int | None,
-    callbacks: Sequence[Callback],
-    control: Control | None,
-) -> TorchBackend:
-    """Set up every worker and loader for the run."""
-    assert orchestrator.residency is not None
-    jobs = tuple(_job_setup(part, prepared) for part in prepared.partitions)
-    retained_bytes = sum(part.retained_bytes for part in prepared.partitions)
-    setups = []
-    for index, (device, simulated) in enumerate(zip(prepared.devices, prepared.cluster.devices, strict=True)):
-        arena_bytes = orchestrator.residency.arenas[index].capacity
-        setups.append(
-            Setup(
-                device, arena_bytes, simulated.memory_bytes - arena_bytes + retained_bytes, store.nbytes,
-                store.places, jobs,
-                None if chaos_seed is None else chaos_seed * len(prepared.devices) + index, pool.has_link(index),
-            )
-        )  # fmt: skip
-    pool.open(setups, store.fd)
-    on_host = tuple(job for job in jobs if job.host_updates)
-    if on_host:
-        pool.open_updater(UpdaterSetup(on_host, store.nbytes, store.places), store.fd)
-    loaders = pool.open_loaders([_loader_setup(part, prepared, store) for part in prepared.partitions], store.fd)
-    label = "measured" if all(isinstance(device, CudaDevice) for device in prepared.devices) else "emulated"
-    return TorchBackend(prepared.workload, pool, loaders, store, label, callbacks, control)
-
-
-def _job_setup(part: Partition, prepared: Prepared) -> JobSetup:
-    shards = [list(layers) for layers in part.job.shards(part.cuts)]
-    parameters = [parameters_of(layers) for layers in shards]
-    recipes = [part.job.recipe(mine) for mine in parameters]
-    order = {id(parameter): index for index, parameter in enumerate(part.job.module.parameters())}
-    simulated = prepared.workload.job(part.job.name)
-    try:
-        parts = (shards, part.job.loss_fn, part.job.metric_fn, recipes)
-        payload = dump_without_weights(parts, list(itertools.chain(*parameters)))
-    except Exception as reason:
-        raise JobError(
-            f"job {part.job.name!r}: the optimizer cannot be sent to a worker process: {told(reason)}"
-        ) from reason
-    return JobSetup(
-        part.job.name,
-        payload,
-        part.job.seed,
-        prepared.fused,
-        tuple(pilot.layout for pilot in part.shards),
-        tuple(pilot.has_gradient for pilot in part.shards),
-        tuple(pilot.output_bytes for pilot in part.shards),
-        tuple(aligned(shard.activation_bytes) for shard in simulated.shards),
-        tuple(pilot.gradients for pilot in part.shards),
-        tuple(tuple(order[id(parameter)] for parameter in mine) for mine in parameters),
-        part.job.step_options,
-        simulated.separate_updates,
-        simulated.host_updates != "no",
-        rates_of(part.job, simulated.schedule.num_steps),
-        simulated.schedule,
-        part.ties,
-    )
-
-
-def _loader_setup(part: Partition, prepared: Prepared, store: HostStore) -> LoaderSetup:
-    return LoaderSetup(
-        part.job.name,
-        cloudpickle.dumps((part.job.dataloader, part.job.evaluate_on)),
-        part.job.seed,
-        prepared.workload.job(part.job.name).schedule,
-        len(part.shards) + 1,
-        len(part.shards) - 1,
-        part.pilot.input_bytes,
-        part.pilot.target_bytes,
-        store.nbytes,
-        store.places,
-    )
+def _core_s(backend: TorchBackend, used: Sequence[Used]) -> dict[str, float]:
+    of_devices = {what: sum(use.core_s[what] for use in used) for what in used[0].core_s}
+    return {"orchestrator": backend.core_s, **of_devices}
 
 
 def _write_back(part: Partition, store: HostStore) -> None:
@@ -258,17 +192,18 @@ def _write_back(part: Partition, store: HostStore) -> None:
         saved.close()
 
 
-def _results(prepared: Prepared, backend: TorchBackend, store: HostStore) -> dict[str, JobResult]:
-    return {
-        part.job.name: JobResult(
+def _results(workload: Workload, stage: Stage, backend: TorchBackend) -> dict[str, JobResult]:
+    came_too_late = {name: JobResult(name, "stopped", ()) for name in stage.admitted}
+    return came_too_late | {
+        job.name: JobResult(
             job.name,
             "finished" if backend.has_finished(job) else "stopped",
             tuple(backend.losses[job.name]),
             "",
-            _optimizer_state(part, store) if part.job.weights is None else {},
+            {} if (part := stage.parts[job.name]).job.weights else _optimizer_state(part, stage.store),
             tuple(backend.metrics[job.name]),
         )
-        for part, job in zip(prepared.partitions, prepared.workload.jobs, strict=True)
+        for job in workload.jobs
     }
 
 

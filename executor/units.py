@@ -61,9 +61,15 @@ class Units:
 
     def __init__(self, setup: Setup, store: StoreView, memory: DeviceMemory, specs: dict[Any, Any]) -> None:
         self._store, self._memory, self._specs = store, memory, specs
-        self._jobs = {job.name: _Job(job, memory) for job in setup.jobs}
-        for job in self._jobs.values():
-            memory.exempt([job.constants, [(shard.parameters, shard.moving_buffers) for shard in job.shards]])
+        self._jobs: dict[str, _Job] = {}
+        for job in setup.jobs:
+            self.add(job)
+
+    def add(self, setup: JobSetup) -> None:
+        """Make a job's modules; others may run meanwhile."""
+        job = _Job(setup, self._memory)
+        self._memory.exempt([job.constants, [(shard.parameters, shard.moving_buffers) for shard in job.shards]])
+        self._jobs[setup.name] = job
 
     def run(self, command: Command) -> float | Score | None:
         """Run the command's unit; return the loss if the unit computed one that was trained on, or the score."""

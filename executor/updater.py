@@ -15,7 +15,7 @@ from executor.compute import take_step
 from executor.host_store import HEADER_BYTES, StoreView
 from executor.lanes import Completions, LaneThread, Reporter
 from executor.layout import ShardOnDevice, parameters_of
-from executor.messages import JobSetup, Order, UpdaterSetup
+from executor.messages import Addition, JobSetup, Order, UpdaterSetup
 from executor.pickling import load_without_weights
 from executor.process import ending_with_parent, send_or_leave, serve
 from hydrasim.dataflow import BlockKey
@@ -52,16 +52,24 @@ class Run:
 
     def __init__(self, setup: UpdaterSetup, store: StoreView, connection: Connection) -> None:
         self._reporter = Reporter(partial(send_or_leave, connection))
-        done = Completions()
-        self._lanes = {
-            job.name: LaneThread(f"updates {job.name}", Optimizers(job, store).update, self._reporter.report, done)
-            for job in setup.jobs
-        }
-        for thread in (self._reporter, *self._lanes.values()):
-            thread.start()
+        self._store, self._done = store, Completions()
+        self._lanes: dict[str, LaneThread] = {}
+        self._reporter.start()
+        for job in setup.jobs:
+            self._add(job)
 
-    def handle(self, order: Order) -> None:
-        self._lanes[order.command.unit.job].submit(order, [])
+    def handle(self, message: Order | Addition) -> None:
+        """Queue an order, or know of one more job."""
+        if isinstance(message, Addition):
+            self._store.places.update(message.places)
+            self._add(message.job)
+        else:
+            self._lanes[message.command.unit.job].submit(message, [])
+
+    def _add(self, job: JobSetup) -> None:
+        update = Optimizers(job, self._store).update
+        self._lanes[job.name] = LaneThread(f"updates {job.name}", update, self._reporter.report, self._done)
+        self._lanes[job.name].start()
 
     def close(self) -> None:
         """End all threads."""

@@ -12,6 +12,8 @@ import gc
 import importlib
 import os
 import sys
+import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
@@ -21,11 +23,12 @@ import torch
 from executor.chaos import Chaos
 from executor.host_store import StoreView
 from executor.lanes import Completions, LaneThread, Reporter
-from executor.messages import Order, Setup
+from executor.messages import Addition, Broken, Order, Setup, Used
 from executor.process import ending_with_parent, send_or_leave, serve
 from executor.transfer import Transfers
 from executor.units import Units
 from hydrasim.command import Kind, Lane
+from hydrasim.errors import told
 
 
 class Run:
@@ -46,11 +49,15 @@ class Run:
             lane: LaneThread(lane.value, self._execute, self._reporter.report, self._completions)
             for lane in (Lane.H2D, Lane.COMPUTE, Lane.D2H)
         }
+        self._began_core_s = time.process_time()
         for thread in (self._reporter, *self._lanes.values()):
             thread.start()
 
-    def handle(self, message: tuple[list[Order], list[int]]) -> None:
-        """Queue orders, and take note of commands that other processes have done."""
+    def handle(self, message: tuple[list[Order], list[int]] | Addition) -> None:
+        """Queue orders, and take note of commands that other processes have done; or know of one more job."""
+        if isinstance(message, Addition):
+            self._add(message)
+            return
         orders, numbers = message
         self.done_elsewhere(numbers)
         self.submit(orders)
@@ -67,20 +74,32 @@ class Run:
         for number in numbers:
             self._completions.done(number)
 
-    def close(self) -> int:
-        """End the lanes and give the device's memory back; return the most bytes alive outside the arena."""
+    def _add(self, addition: Addition) -> None:
+        try:
+            self._store.places.update(addition.places)
+            self._memory.lower_budget(addition.constant_bytes)
+            self._units.add(addition.job)
+        except Exception as error:
+            text = f"job {addition.job.name!r} could not be set up: {told(error)}"
+            self._reporter.report(Broken(-1, "addition", text, traceback.format_exc()))
+
+    def close(self) -> Used:
+        """End the lanes and give the device's memory back; return what the run took."""
         for thread in self._lanes.values():
             thread.stop()
         for thread in self._lanes.values():
             thread.join()
         self._reporter.stop()
         self._reporter.join()
+        core_s = {"units": self._lanes[Lane.COMPUTE].core_s}
+        core_s["copies"] = self._lanes[Lane.H2D].core_s + self._lanes[Lane.D2H].core_s
+        core_s["rest"] = time.process_time() - self._began_core_s - sum(core_s.values())
         self._lanes.clear()
         del self._units, self._transfers, self._store
         gc.collect()  # modules and optimizers refer to each other, and to the arena
         peak_bytes = self._memory.peak_bytes
         self._memory.close()
-        return peak_bytes
+        return Used(peak_bytes, core_s)
 
     def _execute(self, order: Order) -> float | None:
         self._store.write_doing(order.command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import textwrap
 import time
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from experiments import report
+from experiments.caution import caution
 from experiments.figures import figure, figure_names, note
 from experiments.options import output_folder
 from experiments.report import percent
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 ALL = "all"
 _DOTS_PER_INCH = 120
+_SMALL_POINTS, _CHARACTERS_PER_INCH = 7, 16
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A figure, or `all`; without a name they are listed.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Tiny worlds: that it runs, not what it shows.")]
@@ -137,6 +140,9 @@ def draw(module: ModuleType, folder: Path) -> None:
         HydraError: there is no table.
     """
     picture = module.draw(read_frame(module, folder))
+    if carried := caution(module.ABOUT.rivals):
+        width = int(picture.get_size_inches()[0] * _CHARACTERS_PER_INCH)
+        picture.suptitle(textwrap.fill(carried, width), fontsize=_SMALL_POINTS, color="dimgray")
     with replacing(folder / "figure.png") as temporary:
         picture.savefig(temporary, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
 

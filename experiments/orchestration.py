@@ -12,7 +12,7 @@ def orchestration_fraction(timeline: Timeline) -> float:
     timeline: of an executed run.
     """
     idle_s = idle_while_ready_s(timeline)
-    return (timeline.header["orchestrator_cpu_s"] + sum(idle_s) / len(idle_s)) / timeline.makespan_s
+    return (timeline.header["core_s"]["orchestrator"] + sum(idle_s) / len(idle_s)) / timeline.makespan_s
 
 
 def idle_while_ready_s(timeline: Timeline) -> list[float]:

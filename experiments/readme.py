@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from experiments.caution import caution
 from experiments.experiment import read_frame
 from experiments.figures import figure
 from experiments.paper.table import paper_table
@@ -185,7 +186,8 @@ def crossover_block(results: Path) -> str:
         f"together, jobs are at least as many as devices, and links are fast: {facts['none_50']} times the best "
         f"rival's throughput at 50 GB/s, {facts['none_25']} at 25, by the better of two policies (resident-lrtf, "
         f"fifo); resident-lrtf alone does not beat the best rival in {facts['num_fifo']} of the {facts['num_won']} "
-        f"fields that SHARP wins. Of all {facts['num_fields']} fields, {facts['beaten']}."
+        f"fields that SHARP wins. Of all {facts['num_fields']} fields, {facts['beaten']}. "
+        f"{caution(figure('crossover').ABOUT.rivals)}"
     )
 
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import typer
@@ -50,11 +51,13 @@ _ROWS = (  # of the summary's ratios: what they are called, and the goal
     ("search_over_greedy", f"searched cuts over greedy ones, {_SCALED}, two devices", None),
     ("search_over_greedy_alone", f"searched cuts over greedy ones, {_SCALED}, one device", None),
 )
+_CORE_S = ("training", "units", "copies", "rest", "orchestrator")
 _ABOUT = """\
 Emulated: devices are CPU cores, copies go at memory speed. *To the ideal*: throughput over that of every model whole in
 memory, trained by the plain loop, a process a core. *W* lets a device hold half of a state beside the activation
 peak, *W-fits* twice a state. Medians of runs side by side, and their 95 % bootstrap intervals. *Orchestration*:
-the orchestrator's CPU seconds, and the devices' mean idle seconds while a unit was ready, over the makespan."""
+the orchestrator's CPU seconds, and the devices' mean idle seconds while a unit was ready, over the makespan. *Core
+seconds*: of the threads that train, or of units, of copies, of the rest of the workers, and of the orchestrator."""
 
 
 def main(
@@ -146,7 +149,19 @@ def report_text(found: dict[str, Any]) -> str:
     for record in found["races"]:
         host = record["provenance"]
         lines += ["", f"{record['workload']}, {record['optimizer']}: {host['cpu']}, {host['measured_at']}."]
+        lines += _core_table(record)
     return "\n".join(lines) + "\n"
+
+
+def _core_table(record: Record) -> list[str]:
+    """Return a table of the core seconds that a run took, of each contender the median by what took them."""
+    lines = ["", "| core seconds of a run | " + " | ".join(_CORE_S) + " | all |", "|---" * (len(_CORE_S) + 2) + "|"]
+    for name, entry in record["contenders"].items():
+        if entry.get("core_s"):
+            medians = [median([run.get(what, 0.0) for run in entry["core_s"]]) for what in _CORE_S]
+            cells = [f"{seconds:.2f}" if seconds else "" for seconds in (*medians, sum(medians))]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines if len(lines) > 3 else []
 
 
 def _row(name: str, flavour: str, ratio: dict[str, float] | None, goal: float | None) -> list[str]:

@@ -10,7 +10,7 @@ from hydrasim.errors import ShardTooLarge
 if TYPE_CHECKING:
     from hydrasim.cluster import Cluster
     from hydrasim.mechanism import Mechanism
-    from hydrasim.workload import Workload
+    from hydrasim.workload import TrainingJob, Workload
 
 
 def arena_bytes(workload: Workload, cluster: Cluster) -> list[int]:
@@ -25,15 +25,17 @@ def zone_bytes(capacity: int, mechanism: Mechanism) -> int | None:
     return None if fraction is None else int(capacity * fraction) // ALIGNMENT * ALIGNMENT
 
 
-def check_fits(workload: Workload, cluster: Cluster, mechanism: Mechanism) -> None:
+def check_fits(workload: Workload, cluster: Cluster, mechanism: Mechanism, *, added: TrainingJob | None = None) -> None:
     """Make sure that every unit fits every device, next to whichever unit is the greediest.
+
+    added: a job to look at in place of the workload's, which have set apart what its activations may take.
 
     Raises:
         ShardTooLarge: one does not.
     """
     for index, arena in enumerate(arena_bytes(workload, cluster)):
         zone = zone_bytes(arena, mechanism) or 0
-        for job in workload.jobs:
+        for job in workload.jobs if added is None else (added,):
             for shard in range(len(job.shards)):
                 need = unit_bytes(job, neediest_unit(job, shard))
                 if need > arena - zone:

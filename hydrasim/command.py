@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from hydrasim.dataflow import BlockKey
-from hydrasim.workload import ActivationMode, ShardUnit
+from hydrasim.workload import ActivationMode, ShardUnit, TrainingJob
 
 HOST = -1  # the `device` of commands that run on the host
 
@@ -102,6 +102,13 @@ class Happening:
 
 class JobArrived(Happening):
     """The job was submitted."""
+
+
+@dataclass(frozen=True)
+class JobAdded(Happening):
+    """A job that the run did not know of was submitted."""
+
+    training_job: TrainingJob
 
 
 class JobStopped(Happening):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hydrasim.command import Command
     from hydrasim.future import Future
     from hydrasim.mechanism import Mechanism
-    from hydrasim.workload import ActivationMode, ShardUnit, Workload
+    from hydrasim.workload import ActivationMode, ShardUnit, TrainingJob, Workload
 
 
 class Emit(Protocol):
@@ -109,13 +109,14 @@ class HostMemory:
     def __init__(
         self, workload: Workload, cluster: Cluster, mechanism: Mechanism | None = None, future: Future | None = None
     ) -> None:
-        self._jobs = workload.by_name
+        self._jobs = dict(workload.by_name)
+        self._limit = cluster.host_memory_bytes
         self._future = None if mechanism is not None and mechanism.eviction == "lru" else future
         keys = [key for job in workload.jobs for key in state_keys(job)]
         self.homes = {key: Home(home_bytes(self._jobs[key.job], key)) for key in keys}
         state_bytes = sum(home.nbytes for home in self.homes.values())
-        passing_bytes = sum(home_bytes(job, key) for job in workload.jobs for key in passing_keys(job))
-        limit = cluster.host_memory_bytes
+        passing_bytes = sum(map(_passing_bytes, workload.jobs))
+        limit = self._limit
         self.pages = limit is not None and passing_bytes + state_bytes > limit
         if limit is not None and self.pages:
             _check(cluster, state_bytes, passing_bytes, max(home.nbytes for home in self.homes.values()))
@@ -123,9 +124,29 @@ class HostMemory:
                 home.in_memory = not home.nbytes
         self._ledger = Ledger(limit - passing_bytes if limit is not None and self.pages else 0)
         self._used_bytes = self.peak_bytes = 0 if self.pages else state_bytes
+        self._set_apart_bytes = passing_bytes + state_bytes
         self._newest_store: dict[tuple[str, str, int], int] = {}  # kind, job, shard of what has one place
         self._num_bound = 0
         self._newest: dict[int, int] = {}  # device -> bind sequence number of its newest unit
+
+    def add(self, job: TrainingJob) -> None:
+        """Give one more job's state its homes.
+
+        Raises:
+            HostMemoryTooSmall: not all of it would stay in memory; what is paged, is set from the beginning.
+        """
+        homes = {key: Home(home_bytes(job, key)) for key in state_keys(job)}
+        state_bytes = sum(home.nbytes for home in homes.values())
+        wanted = self._set_apart_bytes + state_bytes + _passing_bytes(job)
+        if self._limit is not None and wanted > self._limit:
+            raise HostMemoryTooSmall(
+                f"job {job.name!r} cannot be added: with it the jobs need {wanted:,} bytes of host memory; the cluster "
+                f"has host_memory_bytes {self._limit:,}."
+            )
+        self._set_apart_bytes = wanted
+        self._jobs[job.name] = job
+        self.homes |= homes
+        self._count(state_bytes)
 
     def create(self, key: BlockKey, *, ready: int | None = None, made_on: int | None = None) -> None:
         """Give a block that is not state its home; state has one from the beginning."""
@@ -237,6 +258,10 @@ class HostMemory:
     def _count(self, nbytes: int) -> None:
         self._used_bytes += nbytes
         self.peak_bytes = max(self.peak_bytes, self._used_bytes)
+
+
+def _passing_bytes(job: TrainingJob) -> int:
+    return sum(home_bytes(job, key) for key in passing_keys(job))
 
 
 def _state_of(unit: ShardUnit) -> BlockKey:

@@ -18,6 +18,7 @@ from hydrasim.command import (
     Failed,
     Finished,
     Happening,
+    JobAdded,
     JobArrived,
     JobPaused,
     JobStopped,
@@ -27,15 +28,16 @@ from hydrasim.command import (
 from hydrasim.dag import Node, Templates, is_last_forward
 from hydrasim.dataflow import BlockKey
 from hydrasim.errors import HydraError, PlanError
+from hydrasim.following import Following
 from hydrasim.future import Future
 from hydrasim.mechanism import DEFAULT_EFFECTS, EFFECTS, OURS, Effects, Mechanism
 from hydrasim.memory import Block
-from hydrasim.plan import Placement
 from hydrasim.precedence import Precedence
+from hydrasim.profile import StatedCosts
 from hydrasim.progress import JobProgress
 from hydrasim.residency import Residency
 from hydrasim.view import View
-from hydrasim.workload import ActivationMode, ShardUnit, Workload
+from hydrasim.workload import ActivationMode, ShardUnit, TrainingJob, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     import networkx as nx
 
     from hydrasim.cluster import Cluster
+    from hydrasim.plan import Plan
     from hydrasim.policies.base import Policy
     from hydrasim.profile import CostModel
 
@@ -54,8 +57,8 @@ class Orchestrator:
     """The brain of one run.
 
     progress: each job's progress by name. in_flight: per device, the units issued and not yet done: a running and
-    a bound one, or more where a plan's units are bound in one order. num_devices: how many are used; a mechanism
-    may cap them, a plan says itself. beliefs: the costs that the policy sees.
+    a bound one, or more where a plan's units are bound in one order. following: the plan, and how far it is.
+    beliefs: the costs that the policy sees; of jobs that were added, what these state.
     """
 
     def __init__(
@@ -78,32 +81,31 @@ class Orchestrator:
         if dags and self._transfers:
             raise HydraError("replaced DAGs have no data flow; simulate them with effects 'theory'.")
         templates = {job.name: Templates.of_job(job, (dags or {}).get(job.name)) for job in workload.jobs}
+        self._beliefs_of: dict[str, CostModel] = {}  # of jobs that were added
         self.progress = {
-            job.name: JobProgress.at_the_beginning(order, job, templates[job.name], beliefs, len(cluster.devices))
-            for order, job in enumerate(workload.jobs)
+            job.name: self._at_the_beginning(job, templates[job.name], order) for order, job in enumerate(workload.jobs)
         }
         self.in_flight: list[deque[ShardUnit]] = [deque() for _ in cluster.devices]
-        self.plan = policy.plan
-        self.num_devices = len(cluster.devices)
-        if mechanism.cap_devices and self.plan is None:
-            self.num_devices = min(self.num_devices, len(workload.jobs))
-        future = None
-        if self.plan is not None:
-            self.plan.check(workload, len(cluster.devices))
-            future = Future(self.plan, workload, templates)
+        plan, future = policy.plan, None
+        if plan is not None:
+            plan.check(workload, len(cluster.devices))
+            future = Future(plan, workload, templates)
         self.residency = Residency(workload, cluster, mechanism, future) if self._transfers else None
-        # Host memory is one for all devices: what lies there follows from the order in which all units are bound.
-        shares = future is not None and self.residency is not None and self.residency.host.pages
-        self._order = deque(future.order) if shares and future is not None else None
-        self.memory_of: dict[ShardUnit, Placement] = {}
+        shares = self.residency is not None and self.residency.host.pages
+        self.following = None if plan is None or future is None else Following(plan, future.order if shares else None)
         self._precedence = Precedence()
-        self._plan_position = [0] * len(cluster.devices)
         self._num_issued = self._num_jobs_done = 0
         self._next_number = self._num_outstanding = 0
         self._commands: list[Command] = []
         self._alternatives: tuple[ShardUnit, ...] = ()  # to the unit being bound
         self._story: deque[Command] = deque(maxlen=_STORY_LENGTH)
         self._view = View(self)
+
+    @property
+    def num_devices(self) -> int:
+        """How many are used; a mechanism may cap them, a plan says itself."""
+        capped = self.mechanism.cap_devices and self.following is None
+        return min(len(self.cluster.devices), len(self.progress)) if capped else len(self.cluster.devices)
 
     @property
     def finished(self) -> bool:
@@ -145,55 +147,36 @@ class Orchestrator:
         return self._take()
 
     def heed(self, event: Happening) -> None:
-        """Have a job begin, end, rest or go on; before the start, too."""
-        progress = self.progress[event.job]
-        if isinstance(event, JobArrived):
-            if not progress.finished:
-                progress.arrive()
-                self._fetch(progress, 0, set())
-            return
-        if self.plan is not None:
+        """Have a job begin, end, rest or go on; before the start, too.
+
+        Raises:
+            WorkloadError, HydraError: a job that is added has the name of another, or no room.
+        """
+        if self.following is not None and not isinstance(event, JobArrived):
             raise PlanError(f"job {event.job!r} was told, but a plan says what every unit does; run a policy.")
-        if isinstance(event, JobStopped):
-            self._stop(progress)
+        if isinstance(event, JobAdded):
+            self._add(event.training_job)
+        elif isinstance(event, JobArrived):
+            self._arrive(self.progress[event.job])
+        elif isinstance(event, JobStopped):
+            self._stop(self.progress[event.job])
         else:
-            progress.pause(isinstance(event, JobPaused))
+            self.progress[event.job].pause(isinstance(event, JobPaused))
+
+    def beliefs_of(self, job: str) -> CostModel:
+        """Return the costs of a job's units that the policy sees."""
+        return self._beliefs_of.get(job, self.beliefs)
 
     def eligible(self, device: int) -> Sequence[ShardUnit]:
         """See `View.eligible`."""
-        if self.plan is not None:
-            return self._eligible_in_plan(device)
+        if self.following is not None:
+            return self.following.eligible(device, self.progress)
         units: list[ShardUnit] = []
         for running in self.in_flight[device]:
             units += self.progress[running.job].successors(running)
         for progress in self.progress.values():
             units += progress.front()
         return units
-
-    def mode(self, unit: ShardUnit, device: int) -> ActivationMode:
-        """See `View.mode`."""
-        if self.residency is None:
-            return self.progress[unit.job].job.activation_mode
-        return self.residency.mode(unit, device)
-
-    def missing_bytes(self, unit: ShardUnit, device: int) -> int:
-        return 0 if self.residency is None else self.residency.missing_bytes(unit, device)
-
-    def free_bytes(self, device: int) -> int:
-        if self.residency is None:
-            return self.cluster.devices[device].memory_bytes
-        arena = self.residency.arenas[device]
-        return arena.capacity - arena.used_bytes
-
-    def _eligible_in_plan(self, device: int) -> list[ShardUnit]:
-        """Return the plan's next unit for the device once every unit before it has been issued."""
-        assert self.plan is not None
-        steps = self.plan.devices[device]
-        position = self._plan_position[device]
-        if position == len(steps):
-            return []
-        unit = steps[position].unit
-        return [unit] if unit in self.progress[unit.job].issuable() else []
 
     def _dispatch(self) -> None:
         """Serve idle devices, then let busy ones choose ahead, until nothing more can be issued."""
@@ -204,17 +187,17 @@ class Orchestrator:
             for busy in (0, 1) if ahead else (0,):
                 for device in range(self.num_devices):
                     if len(self.in_flight[device]) == busy and self._serve(device):
-                        again = self.plan is not None  # a unit issued here may free a step elsewhere
+                        again = self.following is not None  # a unit issued here may free a step elsewhere
         idles = not any(self.in_flight) and self._num_jobs_done < len(self.progress)
         if idles and all(job.arrived and not job.paused and not job.num_updates for job in self.progress.values()):
-            if self.plan is not None:
-                complain_of_order(self.plan, self._plan_position, self.progress)
+            if self.following is not None:
+                complain_of_order(self.following.plan, self.following.positions, self.progress)
             complain_of_idling(self.policy, self.progress, self.eligible(0), self._story)
 
     def _serve(self, device: int) -> bool:
         """Ask the policy for a unit and issue it; tell whether there was one."""
-        if self._order is not None:
-            return self._serve_in_order(self._order, device)
+        if self.following is not None and self.following.order is not None:
+            return self._serve_in_order(self.following.plan, self.following.order, device)
         eligible = self.eligible(device)
         if not eligible:
             return False
@@ -224,15 +207,14 @@ class Orchestrator:
         self._bind(unit, device, eligible)
         return True
 
-    def _serve_in_order(self, order: deque[ShardUnit], device: int) -> bool:
+    def _serve_in_order(self, plan: Plan, order: deque[ShardUnit], device: int) -> bool:
         """Bind units in the order that the plan stands for until the device has its next one.
 
         Others may get theirs early, so that a device never waits for one that is behind; without prefetch
         it does, since nothing may be loaded early.
         """
-        assert self.plan is not None
         while order and order[0] in self.progress[order[0].job].issuable():
-            target = self.plan.device_of[order[0]]
+            target = plan.device_of[order[0]]
             if self.in_flight[target] and not self.mechanism.prefetch:
                 return False
             unit = order.popleft()
@@ -249,11 +231,10 @@ class Orchestrator:
             compute = self._emit(Kind.COMPUTE, Lane.COMPUTE, device, unit, before)
         else:
             compute = self.residency.bind(unit, device, before, self._emit)
-            if self.plan is not None:
-                self._check_memory(unit, device, compute)
+        if self.following is not None:
+            self.following.bound(unit, device, compute, None if self.residency is None else self.residency.evicted)
         progress.issue(unit, device, self._num_issued)
         self._num_issued += 1
-        self._plan_position[device] += 1
         self.in_flight[device].append(unit)
         self._precedence.note_compute(unit, compute.number)
         if is_last_forward(progress.job, unit):
@@ -270,6 +251,11 @@ class Orchestrator:
         for key in (BlockKey("x", job.name, 0, minibatch), BlockKey("y", job.name, len(job.shards) - 1, minibatch)):
             self.residency.fetched(key, command)
 
+    def _arrive(self, progress: JobProgress) -> None:
+        if not progress.finished:
+            progress.arrive()
+            self._fetch(progress, 0, set())
+
     def _stop(self, progress: JobProgress) -> None:
         if not progress.finished:  # what is fetched for the next mini-batch is left unused
             progress.stop()
@@ -277,14 +263,19 @@ class Orchestrator:
             if self.residency is not None and progress.num_issued_units:
                 self.residency.stop(progress.job, self._emit)
 
-    def _check_memory(self, unit: ShardUnit, device: int, compute: Command) -> None:
-        """Note where the unit's state lies and what made room; hold it against what the plan says."""
-        assert self.plan is not None
-        assert self.residency is not None
-        offset = next((offset for key, offset in compute.places if key.kind == "w"), 0)
-        found = Placement(offset, self.residency.evicted, compute.mode)
-        self.plan.devices[device][self._plan_position[device]].check(found)
-        self.memory_of[unit] = found
+    def _at_the_beginning(self, job: TrainingJob, templates: Templates, order: int) -> JobProgress:
+        beliefs, num_devices = self.beliefs_of(job.name), len(self.cluster.devices)
+        return JobProgress.at_the_beginning(order, job, templates, beliefs, num_devices)
+
+    def _add(self, job: TrainingJob) -> None:
+        grown = Workload((*self.workload.jobs, job))
+        if self.residency is not None:
+            self.residency.add(job, self.workload)
+        self.workload = grown
+        self._beliefs_of[job.name] = StatedCosts(Workload((job,)), self.cluster)
+        progress = self._at_the_beginning(job, Templates.of_job(job), len(self.progress))
+        self.progress[job.name] = progress
+        self._fetch(progress, 0, set())
 
     def _emit(
         self,

@@ -105,7 +105,8 @@ def _working_bytes(plan: Plan, workload: Workload) -> list[int]:
 
 def _filled(plan: Plan, orchestrator: Orchestrator, makespan_s: float) -> Plan:
     """Return the plan with the memory and makespan that following it came to."""
-    memory_of = orchestrator.memory_of
+    assert orchestrator.following is not None
+    memory_of = orchestrator.following.memory_of
     devices = tuple(
         tuple(
             replace(step, mode=found.mode, offset=found.offset, evict=found.evict)

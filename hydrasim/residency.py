@@ -27,23 +27,27 @@ class Residency:
 
     def __init__(self, workload: Workload, cluster: Cluster, mechanism: Mechanism, future: Future | None) -> None:
         self._jobs = dict(workload.by_name)
-        self._mechanism = mechanism
-        self._future = future
+        self._cluster, self._mechanism, self._future = cluster, mechanism, future
         check_fits(workload, cluster, mechanism)
         self.host = HostMemory(workload, cluster, mechanism, future)
         self.arenas = [Arena(nbytes) for nbytes in arena_bytes(workload, cluster)]
         self._zones = [zone_bytes(arena.capacity, mechanism) for arena in self.arenas]
-        self._lazy = {
-            (job.name, index)
-            for job in workload.jobs
-            for index, arena in enumerate(self.arenas)
-            if mechanism.write_back == "lazy"
-            or (mechanism.write_back == "auto" and _state_bytes(job) <= arena.capacity)
-        }
+        self._lazy = {(job.name, index) for job in workload.jobs for index in self._lazy_on(job)}
         self._holders: dict[BlockKey, list[int]] = {}
         self._bound = [0] * len(self.arenas)
         self._last_compute: list[int] = [NEVER] * len(self.arenas)
         self.evicted: tuple[str, ...] = ()
+
+    def add(self, job: TrainingJob, workload: Workload) -> None:
+        """Know of one more job, beside those of a workload, in the arenas as they are.
+
+        Raises:
+            ShardTooLarge, HostMemoryTooSmall: there is no room for it.
+        """
+        check_fits(workload, self._cluster, self._mechanism, added=job)
+        self.host.add(job)
+        self._jobs[job.name] = job
+        self._lazy |= {(job.name, index) for index in self._lazy_on(job)}
 
     def stop(self, job: TrainingJob, emit: Emit) -> None:
         """Have a job end early, as this one does: its state goes home from where it was to stay for more updates."""
@@ -100,6 +104,11 @@ class Residency:
         self._bound[device] += 1
         self._last_compute[device] = compute.number
         return compute
+
+    def _lazy_on(self, job: TrainingJob) -> list[int]:
+        """Return the devices on which a job's state stays for more updates."""
+        how, need = self._mechanism.write_back, sum(block_bytes(job, key) for key in state_keys(job))
+        return [i for i, arena in enumerate(self.arenas) if how == "lazy" or (how == "auto" and need <= arena.capacity)]
 
     def _flow(self, unit: ShardUnit, device: int) -> Dataflow:
         return dataflow(self._jobs[unit.job], unit, self.mode(unit, device))
@@ -301,10 +310,6 @@ class Residency:
         if not self._holders[block.key]:
             del self._holders[block.key]
         self.arenas[device].retire(block)
-
-
-def _state_bytes(job: TrainingJob) -> int:
-    return sum(block_bytes(job, key) for key in state_keys(job))
 
 
 def _cut(start: int, end: int, ahead: int | None) -> list[tuple[int, int]]:

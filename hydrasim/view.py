@@ -46,8 +46,12 @@ class View:
 
     def __init__(self, orchestrator: Orchestrator) -> None:
         self._orchestrator = orchestrator
-        self.num_devices = orchestrator.num_devices
         self.rng: Random = orchestrator.rng
+
+    @property
+    def num_devices(self) -> int:
+        """How many devices are used."""
+        return self._orchestrator.num_devices
 
     @property
     def jobs(self) -> Sequence[JobView]:
@@ -71,15 +75,17 @@ class View:
 
     def mode(self, unit: ShardUnit, device: int) -> ActivationMode:
         """Return how the unit would find its activations, or what would become of them, if bound to a device now."""
-        return self._orchestrator.mode(unit, device)
+        residency = self._orchestrator.residency
+        return self.job(unit.job).job.activation_mode if residency is None else residency.mode(unit, device)
 
     def compute_s(self, unit: ShardUnit, device: int) -> float:
         """Return how long the unit is believed to compute on a device if bound to it now."""
-        return self._orchestrator.beliefs.compute_s(unit, device, self.mode(unit, device))
+        return self._orchestrator.beliefs_of(unit.job).compute_s(unit, device, self.mode(unit, device))
 
     def missing_bytes(self, unit: ShardUnit, device: int) -> int:
         """Return the bytes of the unit's state and inputs that are not on the device."""
-        return self._orchestrator.missing_bytes(unit, device)
+        residency = self._orchestrator.residency
+        return 0 if residency is None else residency.missing_bytes(unit, device)
 
     def load_s(self, unit: ShardUnit, device: int) -> float:
         """Return how long loading the missing bytes is believed to take, alone on the link."""
@@ -88,4 +94,7 @@ class View:
 
     def free_bytes(self, device: int) -> int:
         """Return the bytes of a device's arena that hold no live block."""
-        return self._orchestrator.free_bytes(device)
+        residency = self._orchestrator.residency
+        if residency is None:
+            return self._orchestrator.cluster.devices[device].memory_bytes
+        return residency.arenas[device].capacity - residency.arenas[device].used_bytes

@@ -62,5 +62,9 @@ class DeviceMemory(ABC):
         """Leave constant tensors out of the budget for activations."""
 
     @abstractmethod
+    def lower_budget(self, nbytes: int) -> None:
+        """Have units do with so much less beside the arena, for what more constant tensors take."""
+
+    @abstractmethod
     def close(self) -> None:
         """Give everything back; the lanes have ended, and nothing else refers to the arena."""

@@ -96,6 +96,10 @@ class _CpuMemory(DeviceMemory):
     def exempt(self, tensors: Iterable[torch.Tensor]) -> None:
         self.tracker.exempt(list(tensors))
 
+    def lower_budget(self, nbytes: int) -> None:
+        assert self.tracker.limit_bytes is not None
+        self.tracker.limit_bytes -= nbytes
+
     def close(self) -> None:
         """Do nothing: the arena goes with the last reference to it."""
 

@@ -177,6 +177,9 @@ class _CudaMemory(DeviceMemory):
     def exempt(self, tensors: Iterable[torch.Tensor]) -> None:
         """Do nothing: memory_bytes, and so the allocator's limit, holds constant tensors as well."""
 
+    def lower_budget(self, nbytes: int) -> None:
+        """Do nothing; see `exempt`."""
+
     def close(self) -> None:
         self._runtime.synchronize(self._index)  # a unit that failed left without waiting
         if self._host is not None:

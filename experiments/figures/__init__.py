@@ -26,7 +26,7 @@ class About:
     none. note: where it differs from that, and why; its {fields} are filled from the module's `facts(frame)`, so that
     no number in it can go stale. measured_columns: what differs from run to run, as wall time does;
     these are kept in measured.csv. keys: the columns that name a row. ratios: the columns that more mini-batches should
-    not move.
+    not move. rivals: the simulated ones in it, as races of real ones call them; it carries how far those were off.
     """
 
     title: str
@@ -36,6 +36,7 @@ class About:
     keys: tuple[str, ...] = ()
     measured_columns: tuple[str, ...] = ()
     ratios: tuple[str, ...] = ("ratio",)
+    rivals: tuple[str, ...] = ()
 
 
 def note(module: ModuleType, frame: pd.DataFrame) -> str:

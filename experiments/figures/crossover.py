@@ -31,6 +31,7 @@ ABOUT = About(
     label="simulated",
     source="",
     keys=("model", "link_gb_per_s", "num_jobs", "num_devices", "costs"),
+    rivals=("ddp", "gpipe", "gpipe-equal-memory", "fsdp2-offload", "zero3-offload"),
     note="When not to use SHARP: with fewer jobs than devices, as devices without a job idle: in {num_few_lost} of "
     "{num_few} such fields a rival is sooner done, up to {few_times} times as fast; and for a model that fits the "
     "devices together but not one of them, where with more than one device SHARP has {together_low} to {together_high} "

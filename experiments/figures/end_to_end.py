@@ -42,6 +42,7 @@ ABOUT = About(
     source="Fig. 8 (2021, 2022)",
     keys=("version", "task", "system", "costs"),
     ratios=("ratio", "ratio_keeping"),
+    rivals=("gpipe-equal-memory",),
     note="One constant is fitted a version, on PyTorch Distributed, WikiText-2 ({fraction} of the peak, not the quoted "
     "{fraction_free}). Held out, Hydra is then off by {text} there, and with none fitted by {text_free}, when cards "
     "compute so fast that shared links decide, of four cards each in 2021. On CIFAR-10 of 2021, whose mini-batches are "

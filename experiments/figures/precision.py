@@ -31,6 +31,7 @@ ABOUT = About(
     "be due at calibrated costs, of which {equal}x are Hydra's; the printed 7.46x, the same for both cards, goes with "
     "equal precision. Calibrated costs take the share of the peak that was fitted in fp32 ({fraction}) for fp16 too.",
     keys=("machine", "rival", "hydra_precision", "rival_precision", "costs"),
+    rivals=("gpipe-equal-memory",),
 )
 
 MECHANISMS = {"8x1080ti": PAPER_2021, "8x2080ti": PAPER}  # of the version that each machine is of

@@ -39,6 +39,7 @@ ABOUT = About(
     label="simulated",
     source="Saturn (2024), Fig. 5, one node, TXT",
     keys=("precision", "system", "costs"),
+    rivals=("ddp", "fsdp2-offload", "gpipe", "gpipe-equal-memory"),
     note="Saturn's finding holds here too: one GPU a job with spilling (Min-heuristic: no SHARP, no prefetch) is the "
     "slowest of all. SHARP (ours) takes {sharp_autocast} of its time under autocast and {sharp_fp32} in fp32, yet FSDP "
     "over all GPUs, where both models fit together, takes {fsdp_autocast} and {fsdp_fp32}; offloaded it takes "

@@ -35,6 +35,7 @@ ABOUT = About(
     source="abstract of arXiv v5 to v7 (2022)",
     keys=("machine", "num_devices", "system", "costs"),
     ratios=("ratio", "ratio_in_fp32"),
+    rivals=("gpipe", "gpipe-equal-memory", "zero3-offload"),
     note="The paper's machine is not stated, so no constant is calibrated and three machines are shown; all that is "
     "known of its results is the range of {paper_low} to {paper_high}. In fp32 like its rivals, Hydra has "
     "{gpipe_8_low} to {gpipe_8_high} times the throughput of GPipe's best settings on 8 devices, and {gpipe_4_low} to "

@@ -18,7 +18,7 @@ import typer
 
 from experiments.peers.contender import Task
 from experiments.peers.miniature import simulate_race
-from experiments.peers.race import Race
+from experiments.peers.race import Entry, Race, heats, joined
 from experiments.peers.record import Record, read_records, record_of, write_record
 from experiments.peers.registry import OURS, find_contender, missing_packages, rival_names
 from experiments.peers.report import write_report
@@ -44,17 +44,20 @@ def run_race(task: Task, rivals: Sequence[str], pairs: int, command: str, *, is_
     def say(text: str) -> None:
         typer.echo(f"{title}: {text}", err=True)
 
-    with Race(task, rivals, limits=limits, say=say) as race:
-        race.check()
-        for number in range(pairs):
-            race.run_round(number)
-        race.end()
+    entries: dict[str, Entry] = {}
+    for heat in heats(rivals, task.workload.most_rivals):
+        with Race(task, heat, limits=limits, say=say) as race:
+            race.check()
+            for number in range(pairs):
+                race.run_round(number)
+            race.end()
+        entries = joined(entries, race.entries)
     simulated = {}
     if task.workload.is_simulated:
         say("profile and simulate")
-        options = {name: race.entries[name].options for name in race.running}
+        options = {name: entry.options for name, entry in entries.items() if name != OURS and not entry.dropped}
         simulated = simulate_race(task, options, limits=limits, **(_SMOKE_PROFILE if is_smoke else {}))
-    return record_of(race, command, is_smoke=is_smoke, simulated=simulated)
+    return record_of(task, entries, command, is_smoke=is_smoke, simulated=simulated)
 
 
 def main(

@@ -37,11 +37,13 @@ class Run:
     """One rank's part of a run. begin_s, end_s: on the clock that all processes of the machine share.
 
     losses: of the mini-batches that this rank knows of; where several know one, each knows that of an equal part.
+    core_s: CPU seconds by what took them.
     """
 
     begin_s: float
     end_s: float
     losses: Losses = field(default_factory=dict)
+    core_s: Mapping[str, float] = field(default_factory=dict)
 
 
 class Contender(ABC):
@@ -77,9 +79,9 @@ class Contender(ABC):
 
     def run(self, minibatches: Mapping[str, int]) -> Run:
         """Train and take the time."""
-        begin_s = time.monotonic()
+        begin_s, begin_core_s = time.monotonic(), time.process_time()
         losses = self.train(minibatches)
-        return Run(begin_s, time.monotonic(), losses)
+        return Run(begin_s, time.monotonic(), losses, {"training": time.process_time() - begin_core_s})
 
     def memory_bytes(self) -> int | None:
         """Return what this rank holds at most while it trains the largest model; None if it does not know.

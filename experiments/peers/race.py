@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiments.peers.contender import Losses, Options, Run, Task
@@ -34,6 +34,7 @@ class Entry:
     memory_bytes: int | None = None
     loss_difference: float | None = None
     seconds: list[float] = field(default_factory=list)
+    core_s: list[Mapping[str, float]] = field(default_factory=list)  # of each run, CPU seconds by what took them
     pairs: list[tuple[float, float]] = field(default_factory=list)  # of ours and of this one
     dropped: str = ""
 
@@ -52,6 +53,22 @@ def partners(line: Sequence[str]) -> dict[int, int]:
     return {
         place: place - 1 if line[place - 1] == OURS else place + 1 for place, name in enumerate(line) if name != OURS
     }
+
+
+def heats(rivals: Sequence[str], most: int | None) -> list[Sequence[str]]:
+    """Deal rivals out to races of at most so many, ours being in each; None for all in one."""
+    size = max(1, len(rivals) if most is None else most)
+    return [rivals[start : start + size] for start in range(0, max(1, len(rivals)), size)]
+
+
+def joined(entries: Mapping[str, Entry], more: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Return the entries of two heats; what ours took in the second follows what it took in the first."""
+    found = {**entries, **more}
+    for name in entries.keys() & more.keys():
+        earlier, later = entries[name], more[name]
+        seconds, core_s = earlier.seconds + later.seconds, earlier.core_s + later.core_s
+        found[name] = replace(later, seconds=seconds, core_s=core_s)
+    return found
 
 
 class Race:
@@ -112,6 +129,7 @@ class Race:
                 continue
             seconds[place] = _seconds(run)
             entry.seconds.append(seconds[place])
+            entry.core_s.append(run.core_s)
             rate = self.task.workload.num_tokens / seconds[place]
             self._say(f"round {number}: {name} {seconds[place]:.2f} s, {rate:,.0f} tokens/s")
         for place, beside in partners(line).items():

@@ -10,8 +10,9 @@ from statistics import median
 from typing import Any
 
 from executor.profiler import host_provenance
+from experiments.peers.contender import Task
 from experiments.peers.losses import TOLERANCE
-from experiments.peers.race import Entry, Race
+from experiments.peers.race import Entry
 from experiments.peers.ratios import ratio_of_pairs
 from experiments.peers.registry import OURS
 from hydrasim.disk import make_folder, read_text, write_text
@@ -22,9 +23,15 @@ LABEL = "emulated"
 _TENTH = 0.1  # how far a simulated rival may be from the real one before figures must carry its interval
 
 
-def record_of(race: Race, command: str, *, is_smoke: bool, simulated: Mapping[str, Any] | None = None) -> Record:
+def record_of(
+    task: Task,
+    entries: Mapping[str, Entry],
+    command: str,
+    *,
+    is_smoke: bool,
+    simulated: Mapping[str, Any] | None = None,
+) -> Record:
     """Return a race as it is kept. simulated: the same contenders, simulated."""
-    task = race.task
     workload = task.workload
     return {
         "workload": workload.name,
@@ -39,7 +46,7 @@ def record_of(race: Race, command: str, *, is_smoke: bool, simulated: Mapping[st
             "state_bytes": workload.state_bytes(task.optimizer),
             "loss_tolerance": TOLERANCE,
         },
-        "contenders": {name: _contender(entry, workload.num_tokens) for name, entry in race.entries.items()},
+        "contenders": {name: _contender(entry, workload.num_tokens) for name, entry in entries.items()},
         "simulated": dict(simulated or {}),
         "provenance": host_provenance(),
     }

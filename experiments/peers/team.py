@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -79,8 +80,10 @@ class Team:
         """
         limit_s = self._limits.begin_s if is_first else self._limits.run_s
         runs: list[Run] = self._ask("run", dict(minibatches), limit_s=limit_s)
-        losses = _joined([run.losses for run in runs])
-        return Run(min(run.begin_s for run in runs), max(run.end_s for run in runs), losses)
+        losses, core_s = _joined([run.losses for run in runs]), Counter[str]()
+        for run in runs:
+            core_s.update(run.core_s)
+        return Run(min(run.begin_s for run in runs), max(run.end_s for run in runs), losses, dict(core_s))
 
     def memory_bytes(self) -> int | None:
         """Return what the fullest rank holds at most; None if they do not know."""

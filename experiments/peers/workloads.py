@@ -35,7 +35,8 @@ class PeerWorkload:
 
     specs: of the jobs; their mini-batches are those of one timed run. budget_fraction: state in a device's arena over
     the largest model's whole state. num_checked: mini-batches of each job whose losses are compared; they warm up.
-    rivals: who takes part by default, beside ours. is_simulated: whether the race is also simulated.
+    rivals: who takes part by default, beside ours. most_rivals: at a time, since all of them stay in memory, None for
+    all. is_simulated: whether the race is also simulated.
     """
 
     name: str
@@ -45,6 +46,7 @@ class PeerWorkload:
     batch_size: int = 8
     budget_fraction: float = 0.5
     num_checked: int = 6
+    most_rivals: int | None = None
     is_simulated: bool = False
 
     @property
@@ -133,7 +135,7 @@ WORKLOADS = {
     workload.name: workload
     for workload in (
         PeerWorkload("W", _EQUAL, _PEERS, is_simulated=True),
-        PeerWorkload("W-het", _UNEQUAL, (*_PEERS, "task-parallel-spilling"), is_simulated=True),
+        PeerWorkload("W-het", _UNEQUAL, (*_PEERS, "task-parallel-spilling"), most_rivals=4, is_simulated=True),
         # An arena of twice a model's state: the partitioner gives a unit half of it, to load the next one meanwhile.
         PeerWorkload("W-fits", _EQUAL, ("ideal", "gpipe", "1f1b", "ddp"), budget_fraction=2.0),
         PeerWorkload("W-small", _SMALL, _SIMULATED, context=64, is_simulated=True),

@@ -19,6 +19,7 @@ from executor.messages import Broken
 from executor.process import Child
 from hydrasim.cluster import Cluster, Device
 from hydrasim.command import Lane, normal_form
+from hydrasim.dataflow import state_keys
 from hydrasim.mechanism import MECHANISMS
 from hydrasim.plan import Plan
 from hydrasim.planning import make_plan
@@ -90,8 +91,9 @@ def test_a_loader_that_fails_while_nothing_is_asked_of_it_is_told():
     # Torch raises in a loader when a process of its DataLoader is killed; it once became a KeyError in the parent.
     own, other = Pipe()
     workload = Workload((TrainingJob("A", (Shard(1.0, 1.0),), 1),))
-    store, pool = SimpleNamespace(location={}), SimpleNamespace(workers=[], updater=None)
-    backend = TorchBackend(workload, pool, {"A": own}, store, "emulated")  # type: ignore[arg-type]
+    store = SimpleNamespace(location={key: 0 for job in workload.jobs for key in state_keys(job)})
+    stage = SimpleNamespace(pool=SimpleNamespace(workers=[], updater=None), store=store, label="")
+    backend = TorchBackend(workload, stage, {"A": own})  # type: ignore[arg-type]
     other.send([Broken(7, "fetch", "RuntimeError: DataLoader worker (pid 1) is killed")])
     with (
         closing(backend),
@@ -109,7 +111,9 @@ def test_a_killed_worker_is_told_by_what_it_did_though_the_reports_before_are_lo
     devices = [CpuDevice(1 << 20)]
     with closing(HostStore(prepare([small_job()], devices))) as store, DevicePool(devices) as pool:
         pool.workers.append(Child("executor.worker"))
-        with closing(TorchBackend(Workload((job,)), pool, {}, store, "emulated")) as backend:
+        loader, _other = Pipe()
+        stage = SimpleNamespace(pool=pool, store=store, label="emulated")
+        with closing(TorchBackend(Workload((job,)), stage, {"A": loader})) as backend:
             backend.submit([first, second])
             store.write_doing(second)
             pool.workers[0].process.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -91,7 +92,10 @@ def test_who_is_not_there_cannot_be_asked_for(pool):
     def ask(done: MinibatchDone) -> None:
         with pytest.raises(ExecutionError, match="no job of the run is named 'C'"):
             control.stop("C")
-        with pytest.raises(ExecutionError, match="in use by a run"), control.listening(["A"]):
+        with (
+            pytest.raises(ExecutionError, match="in use by a run"),
+            control.listening(SimpleNamespace(admitted={"A": None})),
+        ):
             pass
         found.append(done)
 

@@ -10,8 +10,8 @@ from executor import CpuDevice, prepare, randomness
 from executor.errors import BudgetExceeded
 from executor.host_store import HEADER_BYTES, HostStore
 from executor.messages import Setup
+from executor.stage import job_setup
 from executor.tensors import spec_of, write_tree
-from executor.train import _job_setup
 from executor.transfer import spec_key
 from executor.units import Units
 from hydrasim.command import Command, Kind, Lane
@@ -32,7 +32,7 @@ class World:
         self.offsets = {}
         setup = Setup(
             CpuDevice(1 << 20), 1 << 16, working_bytes, self.store.nbytes, self.store.places,
-            (_job_setup(self.prepared.partitions[0], self.prepared),),
+            (job_setup(self.prepared.partitions[0], self.job),),
         )  # fmt: skip
         self.units = Units(setup, self.store, self.memory, self.specs)
         for shard in range(len(self.job.shards)):

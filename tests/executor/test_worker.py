@@ -14,7 +14,8 @@ from executor.compare_state import identical
 from executor.host_store import HostStore, StoreView
 from executor.loader import Loader
 from executor.messages import Done, LoaderSetup, Order, Setup
-from executor.train import _job_setup, _write_back
+from executor.stage import job_setup
+from executor.train import _write_back
 from executor.worker import Run
 from hydrasim.command import Kind
 from hydrasim.mechanism import Mechanism
@@ -34,7 +35,9 @@ def test_the_simulators_commands_train_the_model():
                     part.pilot.input_bytes, part.pilot.target_bytes, store.nbytes, store.places), store,
     )  # fmt: skip
     here, there = Pipe()
-    setup = Setup(CpuDevice(1 << 20), 1 << 20, 1 << 20, store.nbytes, store.places, (_job_setup(part, prepared),))
+    setup = Setup(
+        CpuDevice(1 << 20), 1 << 20, 1 << 20, store.nbytes, store.places, (job_setup(part, prepared.workload.jobs[0]),)
+    )
     run = Run(setup, StoreView(os.dup(store.fd), store.nbytes, store.places), None, there)
     losses, done = [], set()
     with random_state_kept():
@@ -53,7 +56,10 @@ def test_the_simulators_commands_train_the_model():
                 after = tuple(number for number in command.after if number not in foreign)
                 region = store.location[command.block] if command.block is not None and command.block.kind == "w" else 0
                 run.submit([Order(command, region, after=after, foreign=tuple(set(foreign) - done))])
-        assert run.close() > 0
+        used = run.close()
+    assert used.peak_bytes > 0
+    assert all(seconds >= 0 for seconds in used.core_s.values())
+    assert set(used.core_s) == {"units", "copies", "rest"}
     _write_back(part, store)
     weights = dict(job.module.named_parameters())
     assert identical(weights, {name: answer[name] for name in weights}) == []

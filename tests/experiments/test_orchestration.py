@@ -24,5 +24,5 @@ def test_what_passes_between_a_cause_and_its_unit_counts_for_the_device():
 
 
 def test_the_orchestrators_own_seconds_come_on_top():
-    timeline = Timeline((compute(0, 0.2, 2.0),), {"num_devices": 1, "orchestrator_cpu_s": 0.1})
+    timeline = Timeline((compute(0, 0.2, 2.0),), {"num_devices": 1, "core_s": {"orchestrator": 0.1}})
     assert orchestration_fraction(timeline) == pytest.approx(0.15)

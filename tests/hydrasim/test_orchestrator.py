@@ -201,7 +201,7 @@ def test_what_memory_a_planned_unit_took_is_remembered():
     jobs = workload(heavy("A"), heavy("B"))
     orchestrator = brain(jobs, FollowPlan(plan(jobs, "A/L0#0 B/L0#0")))
     orchestrator.start()
-    assert {str(unit): found for unit, found in orchestrator.memory_of.items()} == {
+    assert {str(unit): found for unit, found in orchestrator.following.memory_of.items()} == {
         "A/L0#0": (0, (), "keep"),
         "B/L0#0": (64, (), "keep"),
     }

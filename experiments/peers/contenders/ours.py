@@ -84,7 +84,12 @@ class Ours(Contender):
         result = train(prepared, policy=self.policy, pool=pool, update_models=update_models)
         self._orchestration.append(orchestration_fraction(result.timeline))
         self._states = {name: job.optimizer_state for name, job in result.jobs.items()}
-        return Run(0.0, result.makespan_s, {name: list(job.losses) for name, job in result.jobs.items()})
+        return Run(
+            0.0,
+            result.makespan_s,
+            {name: list(job.losses) for name, job in result.jobs.items()},
+            result.timeline.header["core_s"],
+        )
 
 
 def _continued(job: TorchJob, state: Mapping[str, Mapping[str, torch.Tensor]]) -> TorchJob:

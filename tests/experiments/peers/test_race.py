@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.peers.race import Entry, Race, lineup, partners
+from experiments.peers.race import Entry, Race, heats, joined, lineup, partners
 from experiments.peers.registry import OURS
 from experiments.peers.team import Limits, PeerFailed
 from tests.executor.processes import gone, marked
@@ -17,6 +17,19 @@ def test_ours_is_on_one_side_of_each_rival():
     assert lineup(["a", "b"], 0) == [OURS, "a", "b", OURS]
     assert lineup(["a"], 3) == [OURS, "a"]
     assert lineup([], 3) == [OURS]
+
+
+def test_heats_of_some_rivals_at_a_time_are_told_as_one_race():
+    assert heats(["a", "b", "c", "d", "e"], 2) == [["a", "b"], ["c", "d"], ["e"]]
+    assert heats(["a", "b"], None) == [["a", "b"]]
+    assert heats([], None) == heats([], 3) == [[]]
+    first = {OURS: Entry(OURS, seconds=[1.0], core_s=[{"units": 1.0}]), "a": Entry("a", seconds=[2.0])}
+    second = {OURS: Entry(OURS, seconds=[1.5], core_s=[{"units": 1.2}]), "b": Entry("b", dropped="no")}
+    found = joined(joined({}, first), second)
+    assert list(found) == [OURS, "a", "b"]
+    assert found[OURS].seconds == [1.0, 1.5]
+    assert found[OURS].core_s == [{"units": 1.0}, {"units": 1.2}]
+    assert (found["a"].seconds, found["b"].dropped) == ([2.0], "no")
 
 
 def test_the_next_round_begins_with_the_next_rival():

@@ -7,32 +7,31 @@ import json
 import pytest
 
 from experiments.peers.contender import Task
-from experiments.peers.race import Entry, Race
+from experiments.peers.race import Entry
 from experiments.peers.record import read_records, record_of, summary, write_record
 from experiments.peers.registry import OURS
 from experiments.peers.report import report_text, write_report
-from experiments.peers.team import Limits
 from hydrasim.errors import HydraError
 from tests.experiments.peers.worlds import TINY
 
 COMMAND = "python -m experiments.peers"
 
 
-def raced(optimizer: str = "adamw") -> Race:
-    race = Race(Task(TINY, optimizer), ["gpipe", "ddp"], limits=Limits(), say=lambda _: None)
+def raced() -> dict[str, Entry]:
     facts = {"device_memory_bytes": 3 << 20, "state_bytes": 4 << 20, "activation_peak_bytes": 1 << 20}
-    race.entries = {
+    entries = {
         OURS: Entry(OURS, loss_difference=0.0, seconds=[2.0, 2.0, 2.0], facts=facts),
         "gpipe": Entry("gpipe", {"microbatches": 4}, loss_difference=1e-7, seconds=[3.0, 3.0], memory_bytes=5),
         "ddp": Entry("ddp", dropped="it trains something else."),
     }
-    race.entries["gpipe"].pairs = [(2.0, 3.0)] * 2
-    return race
+    entries["gpipe"].pairs = [(2.0, 3.0)] * 2
+    return entries
 
 
 def record(optimizer: str = "adamw", **options):
     simulated = {"gpipe": {"ratio": 1.65, "tokens_per_s": 64.0, "ours_tokens_per_s": 96.0}, "zero3": {"refused": "no"}}
-    return record_of(raced(optimizer), COMMAND, simulated=simulated, **{"is_smoke": False, **options})
+    task = Task(TINY, optimizer)
+    return record_of(task, raced(), COMMAND, simulated=simulated, **{"is_smoke": False, **options})
 
 
 def test_the_summary_has_a_ratio_by_rival_optimizer_and_workload():

@@ -1,0 +1,202 @@
+"""What a run is set up with: host memory, workers, loaders and the updater, for its jobs and for those that are added.
+
+A job is admitted in whatever thread asks for it, and added in the run's own: its state and boundaries get places in
+host memory, every worker makes its modules, and a loader is forked. Devices keep their arenas, so that it must do with
+the activation peak that was set apart.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import cloudpickle
+
+from executor.devices import CudaDevice
+from executor.errors import JobError
+from executor.host_store import HostStore
+from executor.job import TorchJob
+from executor.layout import parameters_of
+from executor.messages import Addition, JobSetup, LoaderSetup, Setup, UpdaterSetup
+from executor.partition import Partition, partition_arena
+from executor.pickling import dump_without_weights
+from executor.pilot import JobPilot
+from executor.pool import DevicePool
+from executor.prepare import Prepared, check_apart, threads_of
+from executor.step import rates_of
+from hydrasim.capacity import check_fits
+from hydrasim.dataflow import aligned
+from hydrasim.errors import ShardTooLarge, told
+from hydrasim.orchestrator import Orchestrator
+from hydrasim.workload import TrainingJob
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A job that fits beside a run's: as it was cut, as the orchestrator knows it, and as processes get it."""
+
+    part: Partition
+    training_job: TrainingJob
+    setup: JobSetup
+    loader: LoaderSetup
+
+
+class Stage:
+    """The stage of one run. admitted: its jobs, and those that may be added; parts: those that were.
+
+    label: of its timeline.
+    chaos_seed: see `train`.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        orchestrator: Orchestrator,
+        pool: DevicePool,
+        store: HostStore,
+        chaos_seed: int | None = None,
+    ) -> None:
+        assert orchestrator.residency is not None
+        self.label = "measured" if all(isinstance(device, CudaDevice) for device in prepared.devices) else "emulated"
+        self.pool, self.store = pool, store
+        self.parts = {part.job.name: part for part in prepared.partitions}
+        self.admitted = {name: part.job for name, part in self.parts.items()}
+        self._prepared, self._mechanism, self._chaos_seed = prepared, orchestrator.mechanism, chaos_seed
+        self._updates_on_host = False
+        self._arenas = [arena.capacity for arena in orchestrator.residency.arenas]
+        self._peak_bytes, self._left_bytes = aligned(prepared.workload.working_bytes), prepared.reserve_bytes
+
+    def open(self) -> dict[str, Connection]:
+        """Set up every worker and loader for the run; return the loaders' connections by job.
+
+        Raises:
+            ExecutionError, JobError: one could not be.
+        """
+        prepared, store = self._prepared, self.store
+        jobs = tuple(job_setup(part, prepared.workload.job(part.job.name)) for part in prepared.partitions)
+        beside_bytes = sum(part.retained_bytes for part in prepared.partitions) + prepared.reserve_bytes
+        setups = []
+        for index, (device, simulated) in enumerate(zip(prepared.devices, prepared.cluster.devices, strict=True)):
+            chaos_seed = None if self._chaos_seed is None else self._chaos_seed * len(prepared.devices) + index
+            working_bytes = simulated.memory_bytes - self._arenas[index] + beside_bytes
+            setups.append(
+                Setup(
+                    device, self._arenas[index], working_bytes, store.nbytes, store.places, jobs, chaos_seed,
+                    self.pool.has_link(index),
+                )
+            )  # fmt: skip
+        self.pool.open(setups, store.fd)
+        if on_host := tuple(job for job in jobs if job.host_updates):
+            self._open_updater(on_host)
+        loaders = [self._loader_setup(part, prepared.workload.job(part.job.name)) for part in prepared.partitions]
+        return self.pool.open_loaders(loaders, store.fd)
+
+    def admit(self, job: TorchJob) -> Admitted:
+        """Cut a job for what the run's devices have for it, and count it as one of the run's from now on.
+
+        Raises:
+            JobError, ShardTooLarge, HostMemoryError: it is unsupported, or does not fit.
+        """
+        if job.name in self.admitted:
+            raise JobError(f"two jobs are named {job.name!r}; names must differ.")
+        check_apart([*self.admitted.values(), job])
+        pilot = JobPilot(job, threads_of(self._prepared.devices))
+        peak_bytes = self._peak_bytes + self._left_bytes - pilot.constant_bytes
+        try:
+            zone = self._prepared.loading_zone_fraction
+            [part] = partition_arena([pilot], min(self._arenas), peak_bytes=peak_bytes, loading_zone_fraction=zone)
+        except ShardTooLarge:
+            raise self._refused(job, pilot.constant_bytes) from None
+        peak_bytes = max(aligned(shard.working_bytes) for shard in part.shards)
+        need_bytes = max(0, peak_bytes - self._peak_bytes) + part.constant_bytes
+        if need_bytes > self._left_bytes:
+            raise self._refused(job, part.constant_bytes)
+        prepared, made = self._prepared, self._prepared.training_job(part)
+        check_fits(prepared.workload, prepared.cluster, self._mechanism, added=made)
+        self.store.check_room(made)
+        admitted = Admitted(part, made, job_setup(part, made), self._loader_setup(part, made))
+        self._peak_bytes, self._left_bytes = max(peak_bytes, self._peak_bytes), self._left_bytes - need_bytes
+        self.admitted[job.name] = job
+        return admitted
+
+    def add(self, admitted: Admitted) -> Connection:
+        """Set up workers, updater and a loader for one more job; return the loader's connection.
+
+        Raises:
+            HostMemoryError: the host has too little. ExecutionError: a process could not be set up.
+        """
+        part = admitted.part
+        self.parts[part.job.name] = part
+        addition = Addition(admitted.setup, self.store.add(part, admitted.training_job), part.pilot.constant_bytes)
+        self.pool.add(addition)
+        if addition.job.host_updates:
+            if self._updates_on_host:
+                self.pool.add_to_updater(addition)
+            else:
+                self._open_updater((addition.job,))
+        return self.pool.open_loaders([admitted.loader], self.store.fd)[part.job.name]
+
+    def _open_updater(self, jobs: Sequence[JobSetup]) -> None:
+        self._updates_on_host = True
+        self.pool.open_updater(UpdaterSetup(tuple(jobs), self.store.nbytes, self.store.places), self.store.fd)
+
+    def _loader_setup(self, part: Partition, job: TrainingJob) -> LoaderSetup:
+        return LoaderSetup(
+            part.job.name,
+            cloudpickle.dumps((part.job.dataloader, part.job.evaluate_on)),
+            part.job.seed,
+            job.schedule,
+            len(part.shards) + 1,
+            len(part.shards) - 1,
+            part.pilot.input_bytes,
+            part.pilot.target_bytes,
+            self.store.nbytes,
+            self.store.places,
+        )
+
+    def _refused(self, job: TorchJob, constant_bytes: int) -> ShardTooLarge:
+        return ShardTooLarge(
+            f"job {job.name!r} cannot be added: no cuts of it do with {min(self._arenas):,} bytes for state, inputs "
+            f"and outputs, an activation peak of {self._peak_bytes:,} and {self._left_bytes:,} in reserve, from which "
+            f"{constant_bytes:,} of constant tensors would go.\n"
+            "  Prepare the run with more reserve_bytes, or have the job use a smaller batch."
+        )
+
+
+def job_setup(part: Partition, job: TrainingJob) -> JobSetup:
+    """Return a job as workers get it.
+
+    Raises:
+        JobError: it cannot be sent to another process.
+    """
+    shards = [list(layers) for layers in part.job.shards(part.cuts)]
+    parameters = [parameters_of(layers) for layers in shards]
+    recipes = [part.job.recipe(mine) for mine in parameters]
+    order = {id(parameter): index for index, parameter in enumerate(part.job.module.parameters())}
+    try:
+        parts = (shards, part.job.loss_fn, part.job.metric_fn, recipes)
+        payload = dump_without_weights(parts, list(itertools.chain(*parameters)))
+    except Exception as reason:
+        raise JobError(
+            f"job {part.job.name!r}: the optimizer cannot be sent to a worker process: {told(reason)}"
+        ) from reason
+    return JobSetup(
+        part.job.name,
+        payload,
+        part.job.seed,
+        job.fused,
+        tuple(pilot.layout for pilot in part.shards),
+        tuple(pilot.has_gradient for pilot in part.shards),
+        tuple(pilot.output_bytes for pilot in part.shards),
+        tuple(aligned(shard.activation_bytes) for shard in job.shards),
+        tuple(pilot.gradients for pilot in part.shards),
+        tuple(tuple(order[id(parameter)] for parameter in mine) for mine in parameters),
+        part.job.step_options,
+        job.separate_updates,
+        job.host_updates != "no",
+        rates_of(part.job, job.schedule.num_steps),
+        job.schedule,
+        part.ties,
+    )
