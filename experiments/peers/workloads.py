@@ -124,11 +124,11 @@ _SIMULATED = ("gpipe", "1f1b", "ddp", "fsdp2-offload", "zero3-offload")
 _EQUAL = tuple(_gpt(name, 384, 8, 6) for name in "ABCD")
 # Three long jobs and two short ones, the long ones first: however whole jobs are dealt, one of two devices idles.
 _UNEQUAL = (
-    _gpt("A", 512, 6, 7),
-    _gpt("B", 384, 8, 9),
-    _gpt("C", 384, 12, 6),
-    _gpt("D", 384, 4, 3),
-    _gpt("E", 256, 4, 6),
+    _gpt("A", 512, 6, 3),
+    _gpt("B", 384, 8, 4),
+    _gpt("C", 384, 12, 3),
+    _gpt("D", 384, 4, 1),
+    _gpt("E", 256, 4, 2),
 )
 _SMALL = tuple(_gpt(name, 128, 4, 24) for name in "ABCD")
 WORKLOADS = {
