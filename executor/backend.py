@@ -8,24 +8,34 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from selectors import EVENT_READ, DefaultSelector
-from typing import Any
 
-from executor.callbacks import Callback, EvaluationDone, MinibatchDone
+from executor.accounts import Accounts
+from executor.callbacks import Callback
 from executor.control import Control
 from executor.errors import ExecutionError
-from executor.evaluation import Score, mean_of
+from executor.evaluation import Score
 from executor.host_store import DEVICE_LANES
-from executor.messages import Broken, Done, Order
-from executor.pool import UPDATER
+from executor.losses import Losses
+from executor.messages import Broken, Done, Order, Skip
+from executor.regions import Regions
 from executor.stage import Admitted, Stage
-from hydrasim.command import HOST, Command, Event, Failed, Finished, Happening, JobAdded, JobStopped, Kind
-from hydrasim.dataflow import BlockKey, state_keys
-from hydrasim.errors import told
-from hydrasim.schedule import Schedule
-from hydrasim.workload import ShardUnit, TrainingJob, Workload
+from executor.stories import Process, end_of, failure_of
+from hydrasim.command import (
+    HOST,
+    Command,
+    DeviceBack,
+    DeviceLost,
+    Event,
+    Failed,
+    Finished,
+    Happening,
+    JobAdded,
+    Kind,
+)
+from hydrasim.workload import TrainingJob, Workload
 
-# Of events: a device's worker, a job's loader, None for the updater, or who asks for what is to happen to jobs.
-Source = int | str | None | Control
+# Of events: a process, who asks for what is to happen to jobs, or what brings devices back.
+Source = Process | Control | Losses
 
 
 class TorchBackend:
@@ -43,15 +53,11 @@ class TorchBackend:
         control: Control | None = None,
     ) -> None:
         self.label = stage.label
-        self._schedules: dict[str, Schedule] = {}
-        self.losses: dict[str, list[float]] = {}
-        self.metrics: dict[str, list[float]] = {}
-        self._scores: dict[str, list[Score]] = {}  # of the evaluation under way
-        self._callbacks, self._control = callbacks, control
+        self.accounts, self._control = Accounts(callbacks), control
         self._stage, self._pool, self._store = stage, stage.pool, stage.store
         self._loaders: dict[str, Connection] = {}
         self._sources = DefaultSelector()  # kept, since setting one up for every event would cost more than the event
-        self._newest: dict[BlockKey, int] = {}  # where state will be once all stores are done
+        self._regions = Regions(stage.store)
         for index, worker in enumerate(self._pool.workers):
             self._sources.register(worker.connection, EVENT_READ, index)
         for job in workload.jobs:
@@ -62,16 +68,25 @@ class TorchBackend:
         self._issued_s: dict[int, float] = {}
         self._interested: dict[int, list[int]] = {}  # command -> devices that wait for it
         self._held: list[tuple[Command, Order | None]] = []  # of the host: fetches, and updates with their orders
-        self._target: dict[int, int] = {}
         self._events: deque[Event] = deque()
-        self._stops: list[JobStopped] = []
+        self._pointless: set[int] = set()  # commands that may have begun, and whose end nobody is told of
+        self.devices = Losses(stage) if stage.recovers else None
+        if self.devices is not None:
+            self._sources.register(self.devices.reader, EVENT_READ, self.devices)
         self._started_s, self._started_core_s = time.monotonic(), time.thread_time()
         self.core_s = 0.0  # of the thread that drives the run, the orchestrator's deciding included; known at the end
 
     def close(self) -> None:
         """Stop listening; the connections belong to the pool."""
         self._sources.close()
+        if self.devices is not None:
+            self.devices.close()
         self.core_s = time.thread_time() - self._started_core_s
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What became of processes that ended, of which the run has recovered."""
+        return () if self.devices is None else tuple(self.devices.stories)
 
     def submit(self, commands: list[Command]) -> None:
         """Send commands to their workers and loaders."""
@@ -92,42 +107,101 @@ class TorchBackend:
         """Wait for a worker or loader to report."""
         while not self._events:
             for key, _ in self._sources.select():
-                connection, source = key.fileobj, key.data
-                assert isinstance(connection, Connection)
-                if isinstance(source, Control):
-                    connection.recv_bytes()
-                    self._events.extend(self._asked())
-                    continue
-                try:
-                    messages = connection.recv()
-                except (EOFError, OSError):
-                    raise self._lost(source) from None
-                for message in messages:
-                    event = self._broken(source, message) if isinstance(message, Broken) else self._finished(message)
-                    self._events.extend(self._asked())  # by callbacks, and before the event that may end the run
-                    self._events.append(event)
-                    self._events.extend(self._stops)
-                    self._stops.clear()
+                assert isinstance(key.fileobj, Connection)
+                self._events.extend(self._read(key.fileobj, key.data))
         return self._events.popleft()
+
+    def withdraw(self, device: int, numbers: Sequence[int]) -> None:
+        """See `hydrasim.loop.Backend`."""
+        gone = {number for number, command in self._running.items() if command.device == device}
+        skips: dict[int, list[int]] = {}
+        for number in numbers:
+            where = self._running[number].device
+            if where == HOST:
+                gone.add(number)
+            else:
+                skips.setdefault(where, []).append(number)
+                self._pointless.add(number)
+                self._regions.give_back(self._running[number])
+        self._held = [entry for entry in self._held if entry[0].number not in gone]
+        for where, skipped in skips.items():
+            self._send(where, Skip(tuple(skipped)))
+        for number in sorted(gone):
+            self._regions.give_back(self._forget(number))
+
+    def _forget(self, number: int) -> Command:
+        """Have nobody wait for a command any more."""
+        command = self._running.pop(number)
+        self._pointless.discard(number)
+        for device in dict.fromkeys(self._interested.pop(number, ())):
+            self._send(device, ([], [number]))
+        return command
+
+    def _read(self, connection: Connection, source: Source) -> Iterator[Event]:
+        """Yield what a source has to tell; nothing if another has taken its place meanwhile."""
+        if connection.closed:
+            return
+        if isinstance(source, Control):
+            connection.recv_bytes()
+            yield from self._asked()
+            return
+        if isinstance(source, Losses):
+            for device, child in source.returned():
+                self._sources.register(child.connection, EVENT_READ, device)
+                yield DeviceBack(device, self._now_s())
+            return
+        try:
+            messages = connection.recv()
+        except (EOFError, OSError):
+            yield from self._end_of(source)
+            return
+        for message in messages:
+            event = self._broken(source, message) if isinstance(message, Broken) else self._finished(message)
+            yield from self._asked()  # by callbacks, and before the event that may end the run
+            if event is not None:
+                yield event
+            yield from self.accounts.stops
+            self.accounts.stops.clear()
+
+    def _end_of(self, source: Process) -> Iterator[DeviceLost]:
+        """Have the run go on without a device whose process ended, or with another loader.
+
+        Raises:
+            ExecutionError: it was the updater, or the last device, or runs do not recover.
+        """
+        doing = self._doing(source)
+        story = end_of(source, self._pool, doing)
+        if self.devices is None or source is None:
+            raise story from None
+        if isinstance(source, str):
+            self.devices.note(story, doing and doing.unit)
+            self._listen_to(source, self._stage.reload)
+            if doing is not None:
+                self._loaders[source].send((doing.number, doing.unit.minibatch))
+            return
+        self._sources.unregister(self._pool.workers[source].connection)
+        self.devices.lose(source, story, doing.unit if doing is not None and doing.kind is Kind.COMPUTE else None)
+        yield DeviceLost(source, self._now_s())
+
+    def _now_s(self) -> float:
+        return time.monotonic() - self._started_s
 
     def _asked(self) -> Iterator[Happening]:
         """Yield what was asked for by control; set up jobs that are added."""
         for asked in () if self._control is None else self._control.taken():
-            at_s = time.monotonic() - self._started_s
             if isinstance(asked, Admitted):
                 self._know(asked.training_job, self._stage.add(asked))
-                yield JobAdded(asked.training_job.name, at_s, asked.training_job)
+                yield JobAdded(asked.training_job.name, self._now_s(), asked.training_job)
             else:
                 what, job = asked
-                yield what(job, at_s)
+                yield what(job, self._now_s())
 
     def _know(self, job: TrainingJob, loader: Connection) -> None:
         """Listen to a job's processes, and keep account of it."""
-        self._schedules[job.name] = job.schedule
-        self.losses[job.name], self.metrics[job.name], self._scores[job.name] = [], [], []
+        self.accounts.open(job)
         self._loaders[job.name] = loader
         self._sources.register(loader, EVENT_READ, job.name)
-        self._newest |= {key: self._store.location[key] for key in state_keys(job)}
+        self._regions.know(job)
         updater = self._pool.updater
         if updater is not None and updater.connection not in self._sources.get_map():
             self._sources.register(updater.connection, EVENT_READ, None)
@@ -138,7 +212,7 @@ class TorchBackend:
         key = command.block
         if key is not None and key.kind == "w":
             whole = command.kind is Kind.STORE and command.nbytes == self._store.state_bytes(key)
-            region = self._next_region(command) if whole else self._newest[key]
+            region = self._regions.next(command) if whole else self._regions.newest(key)
         after, foreign = [], []
         for number in command.after:
             running = self._running.get(number)
@@ -151,19 +225,13 @@ class TorchBackend:
                 self._interested.setdefault(number, []).append(command.device)
         return Order(replace(command, after=(), eligible=()), region, 0, tuple(after), tuple(foreign))
 
-    def _next_region(self, command: Command) -> int:
-        """Return a region for the next version of a state, which counts once the command is done."""
-        assert command.block is not None
-        region = self._target[command.number] = self._newest[command.block] = self._store.spare(command.block)
-        return region
-
     def _hold(self, command: Command) -> None:
         """Keep a command of the host until its predecessors are done."""
         order = None
         if command.kind is Kind.UPDATE:
             assert command.block is not None
-            source = self._newest[command.block]
-            order = Order(replace(command, after=(), eligible=()), self._next_region(command), source)
+            source = self._regions.newest(command.block)
+            order = Order(replace(command, after=(), eligible=()), self._regions.next(command), source)
         self._held.append((command, order))
 
     def _release(self) -> None:
@@ -172,6 +240,9 @@ class TorchBackend:
         for command, order in held:
             if any(number in self._running for number in command.after):
                 self._held.append((command, order))
+                continue
+            if command.kind is Kind.RESTORE:
+                self._restore(command)
                 continue
             try:
                 if order is None:
@@ -182,91 +253,62 @@ class TorchBackend:
             except (BrokenPipeError, OSError):
                 raise self._lost(command.unit.job if order is None else None) from None
 
-    def _finished(self, message: Done) -> Finished:
-        command = self._running.pop(message.number)
-        for device in dict.fromkeys(self._interested.pop(message.number, ())):
-            self._send(device, ([], [message.number]))
-        if command.number in self._target:
-            assert command.block is not None
-            self._store.commit(command.block, self._target.pop(command.number))
+    def _restore(self, command: Command) -> None:
+        """Have a job begin again, with a loader that does."""
+        started_s = time.monotonic()
+        self._listen_to(command.unit.job, self._stage.restart)
+        if (event := self._finished(Done(command.number, started_s, time.monotonic()))) is not None:
+            self._events.append(event)
+
+    def _listen_to(self, job: str, renew: Callable[[str], Connection]) -> None:
+        """Have a job's loader be another."""
+        self._sources.unregister(self._loaders[job])
+        self._loaders[job] = renew(job)
+        self._sources.register(self._loaders[job], EVENT_READ, job)
+
+    def _finished(self, message: Done) -> Finished | None:
+        if message.number in self._pointless:
+            del self._issued_s[message.number]
+            self._forget(message.number)
+            return None
+        command = self._forget(message.number)
+        self._regions.commit(command)
         if self._held:
             self._release()
         start_s, end_s = (round(moment_s - self._started_s, 7) for moment_s in (message.start_s, message.end_s))
         if isinstance(message.result, Score):
-            self._evaluated(command.unit, message.result, end_s)
+            self.accounts.evaluated(command.unit, message.result, end_s)
         elif command.kind is Kind.COMPUTE and message.result is not None:
-            self._trained(command.unit, message.result, end_s)
+            self.accounts.trained(command.unit, message.result, end_s)
         return Finished(command, start_s, end_s, self._issued_s.pop(command.number))
 
-    def has_finished(self, job: TrainingJob) -> bool:
-        """Tell whether a job was trained and evaluated to its end, and so was not stopped."""
-        num_evaluations = job.schedule.num_epochs if job.evaluation_minibatches else 0
-        done = len(self.losses[job.name]), len(self.metrics[job.name])
-        return done == (job.schedule.num_trained, num_evaluations)
-
-    def _trained(self, unit: ShardUnit, loss: float, at_s: float) -> None:
-        self.losses[unit.job].append(loss)
-        number, schedule = len(self.losses[unit.job]) - 1, self._schedules[unit.job]
-        self._tell(self._callbacks, MinibatchDone(unit.job, number, schedule.num_trained, loss, at_s))
-
-    def _evaluated(self, unit: ShardUnit, score: Score, at_s: float) -> None:
-        """Collect a mini-batch's score; the last one of an epoch makes its metric."""
-        scores, schedule = self._scores[unit.job], self._schedules[unit.job]
-        scores.append(score)
-        if not schedule.ends_evaluation(unit.minibatch):
-            return
-        metric = mean_of(scores)
-        scores.clear()
-        self.metrics[unit.job].append(metric)
-        told_of = [callback.on_evaluation for callback in self._callbacks if hasattr(callback, "on_evaluation")]
-        epoch = schedule.epoch(unit.minibatch)
-        self._tell(told_of, EvaluationDone(unit.job, epoch, schedule.num_epochs, metric, at_s))
-
-    def _tell(self, callbacks: Sequence[Callable[[Any], Any]], done: MinibatchDone | EvaluationDone) -> None:
-        """Call callbacks in turn; one that returns True stops the job."""
-        for callback in callbacks:
-            try:
-                if callback(done) is True:
-                    self._stops.append(JobStopped(done.job, done.at_s))
-            except Exception as reason:
-                raise ExecutionError(
-                    f"a callback failed after {done.what} of job {done.job!r}: {told(reason)}"
-                ) from reason
-
-    def _broken(self, source: Source, message: Broken) -> Failed:
+    def _broken(self, process: Process, message: Broken) -> Failed:
         command = self._running.get(message.number)
-        if command is None:  # torch raises in a loader, whatever it does, when one of its own workers is killed
-            raise ExecutionError(f"{_named(source)} failed while idle: {message.text}")
-        where = {int: f"on device {source}", str: "in its loader"}.get(type(source), "in host memory")
-        error = ExecutionError(
-            f"job {command.unit.job!r} failed in the {message.kind} of {command.unit} {where}: {message.text}"
-        )
-        error.worker_traceback = message.trace
-        error.out_of_memory = message.text.startswith(("BudgetExceeded:", "OutOfMemoryError:"))
+        error = failure_of(process, message, command)
+        if command is None:
+            raise error
         return Failed(command, error)
 
-    def _lost(self, source: Source) -> ExecutionError:
+    def _lost(self, process: Process) -> ExecutionError:
         """Say which process ended, what it was doing, and how it ended."""
-        if isinstance(source, str):
-            return ExecutionError(f"job {source!r}: its loader process ended while a mini-batch was awaited.")
-        if source is None:
-            assert self._pool.updater is not None
-            return ExecutionError(f"{UPDATER} {self._pool.updater.describe_end()}.")
-        began = [self._running.get(self._store.read_doing(source, lane)) for lane in DEVICE_LANES]
-        doing = next((command for command in began if command is not None and command.device == source), None)
-        what = (
-            "while idle" if doing is None else f"during the {doing.kind.value} of {doing.unit} (job {doing.unit.job!r})"
-        )
-        return ExecutionError(f"{_named(source)} {self._pool.workers[source].describe_end()} {what}.")
+        return end_of(process, self._pool, self._doing(process))
+
+    def _doing(self, process: Process) -> Command | None:
+        """Return what a device's worker has begun and not reported, its unit first, or what a loader was asked for."""
+        if isinstance(process, str):
+            held = {command.number for command, _ in self._held}
+            asked = (c for c in self._running.values() if c.kind is Kind.FETCH and c.unit.job == process)
+            return next((command for command in asked if command.number not in held), None)
+        if process is None:
+            return None
+        began = [self._running.get(self._store.read_doing(process, lane)) for lane in DEVICE_LANES]
+        return next((command for command in began if command is not None and command.device == process), None)
 
     def _send(self, device: int, message: object) -> None:
+        if self.devices is not None and device in self.devices.away:
+            return
         try:
             self._pool.workers[device].connection.send(message)
         except (BrokenPipeError, OSError):
-            raise self._lost(device) from None
-
-
-def _named(source: Source) -> str:
-    if source is None:
-        return UPDATER
-    return f"the worker of device {source}" if isinstance(source, int) else f"job {source!r}: its loader"
+            if self.devices is None:  # else its end will be read, and what it had is redone
+                raise self._lost(device) from None

@@ -194,12 +194,15 @@ def take_step(shard: ShardOnDevice, setup: JobSetup, minibatch: int, store: Stor
 
     state: the block that the shard is attached to. Where losses are scaled, a step with an inf is left out.
     """
-    if shard.optimizer is None or (setup.options.scaling is not None and store.read_scale(setup.name).skips):
+    number = setup.schedule.step_of(minibatch)
+    if shard.optimizer is None:
+        return
+    if setup.options.scaling is not None and store.read_scale(setup.name, number + 1).skips:
         return
     clips = setup.options.clip_norm is not None
-    setup.options.clip(shard.parameters, store.read_norms(setup.name, len(setup.layouts)) if clips else ())
+    setup.options.clip(shard.parameters, store.read_norms(setup.name, len(setup.layouts), minibatch) if clips else ())
     if setup.rates:
-        rates = setup.rates[setup.schedule.step_of(minibatch)]
+        rates = setup.rates[number]
         for group, options in zip(shard.optimizer.param_groups, rates, strict=True):
             group.update(options)
     if not shard.has_state(state):

@@ -14,11 +14,14 @@ import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import product
+from typing import Literal
 
 import torch
 
 from executor import randomness
 from executor.errors import HostMemoryError
+from executor.host_allocation import allocate, check_available, of_system, refused
 from executor.layout import buffers_of, parameters_of
 from executor.partition import Partition
 from executor.prepare import Prepared
@@ -29,6 +32,8 @@ from hydrasim.dataflow import BlockKey, aligned, block_bytes, home_bytes, passin
 from hydrasim.workload import TrainingJob
 
 MAX_SCALE_BYTES = 256
+NUM_SCALES = 3
+MAX_LOADER_BYTES = 1 << 15
 MAX_NORM_BYTES = 1 << 16  # of one shard; about 20 a parameter
 HEADER_BYTES = 4096  # the packed tree's shape, before a boundary's bytes
 _LENGTH = struct.Struct("q")
@@ -79,29 +84,42 @@ class StoreView:
     def read_random(self, job: str, slot: int, minibatch: int) -> bytes:
         return self._read(self.places["rng", job, slot, minibatch % 2])
 
-    def write_norms(self, job: str, shard: int, norms: Mapping[int, torch.Tensor], found_inf: bool = False) -> None:
+    def write_loader(self, job: str, what: Literal["epoch", "orders"], evaluates: bool, state: bytes) -> None:
+        """Keep what another loader of the job would go on from: how the epoch began, where its generators are."""
+        self._write(self.places[what, job, int(evaluates), 0], state, MAX_LOADER_BYTES)
+
+    def read_loader(self, job: str, what: Literal["epoch", "orders"], evaluates: bool) -> bytes:
+        """Return what was kept last, nothing if nothing was."""
+        return self._read(self.places[what, job, int(evaluates), 0])
+
+    def write_norms(
+        self, job: str, shard: int, minibatch: int, norms: Mapping[int, torch.Tensor], found_inf: bool = False
+    ) -> None:
         """Keep the norms of a shard's gradients, by the parameter's place in the model, and whether one has an inf."""
         found = {index: (norm.dtype, norm.item()) for index, norm in norms.items()}
-        self._write(self.places["norm", job, shard, 0], pickle.dumps((found, found_inf)), MAX_NORM_BYTES)
+        self._write(self.places["norm", job, shard, minibatch % 2], pickle.dumps((found, found_inf)), MAX_NORM_BYTES)
 
-    def read_norms(self, job: str, num_shards: int) -> list[torch.Tensor]:
+    def read_norms(self, job: str, num_shards: int, minibatch: int) -> list[torch.Tensor]:
         """Return the norms of all shards' gradients, in the order of the model's parameters."""
         found: dict[int, tuple[torch.dtype, float]] = {}
         for shard in range(num_shards):
-            found |= pickle.loads(self._read(self.places["norm", job, shard, 0]))[0]
+            found |= pickle.loads(self._read(self.places["norm", job, shard, minibatch % 2]))[0]
         return [torch.tensor(value, dtype=dtype) for _, (dtype, value) in sorted(found.items())]
 
-    def found_inf(self, job: str, num_shards: int) -> bool:
+    def found_inf(self, job: str, num_shards: int, minibatch: int) -> bool:
         """Tell whether a gradient of any shard has an inf, or is no number."""
-        places = [self.places["norm", job, shard, 0] for shard in range(num_shards)]
+        places = [self.places["norm", job, shard, minibatch % 2] for shard in range(num_shards)]
         return any(pickle.loads(self._read(place))[1] for place in places)
 
-    def write_scale(self, job: str, scale: Scale) -> None:
-        """Keep by what the job's next losses are scaled."""
-        self._write(self.places["scale", job, 0, 0], pickle.dumps(tuple(scale)), MAX_SCALE_BYTES)
+    def write_scale(self, job: str, step: int, scale: Scale) -> None:
+        """Keep by what the losses of a step are scaled, and whether the one before was left out.
 
-    def read_scale(self, job: str) -> Scale:
-        return Scale(*pickle.loads(self._read(self.places["scale", job, 0, 0])))
+        Units of two steps may have to be run again, so there are places for three.
+        """
+        self._write(self.places["scale", job, 0, step % NUM_SCALES], pickle.dumps(tuple(scale)), MAX_SCALE_BYTES)
+
+    def read_scale(self, job: str, step: int) -> Scale:
+        return Scale(*pickle.loads(self._read(self.places["scale", job, 0, step % NUM_SCALES])))
 
     def write_doing(self, command: Command) -> None:
         """Say which command a lane begins, where it can be read when the process is gone."""
@@ -149,21 +167,21 @@ class HostStore(StoreView):
         # Addresses only: a shard may have a store in flight for each unit in flight and one before them.
         bound = initial + sum(self._sizes.values()) * 2 * (1 + self._num_devices)
         if grows:
-            bound += _of_system("MemTotal")
+            bound += of_system("MemTotal")
         fd = os.memfd_create("hydrasim-store")
         try:
             os.ftruncate(fd, bound)
-            _allocate(fd, 0, initial)
+            allocate(fd, 0, initial)
         except OSError as reason:
             os.close(fd)
-            raise _refused(bound, reason) from None
+            raise refused(bound, reason) from None
         except HostMemoryError:
             os.close(fd)
             raise
         super().__init__(fd, bound, places)
         try:
             for part in prepared.partitions:
-                self._write_initial(part)
+                self.write_initial(part)
         except BaseException:
             self.close()
             raise
@@ -182,9 +200,9 @@ class HostStore(StoreView):
         start, places = self._end, dict[Place, int]()
         self._add_places(job, places)
         self._add_state([job])
-        _allocate(self.fd, start, self._end - start)
+        allocate(self.fd, start, self._end - start)
         self.places |= places
-        self._write_initial(part)
+        self.write_initial(part)
         return places
 
     def check_room(self, job: TrainingJob) -> None:
@@ -194,7 +212,7 @@ class HostStore(StoreView):
             HostMemoryError: it has not.
         """
         state_bytes = sum(home_bytes(job, key) for key in state_keys(job))
-        _check_available(2 * state_bytes + sum(HEADER_BYTES + block_bytes(job, key) for key in passing_keys(job)))
+        check_available(2 * state_bytes + sum(HEADER_BYTES + block_bytes(job, key) for key in passing_keys(job)))
 
     def state_bytes(self, key: BlockKey) -> int:
         return self._sizes[key]
@@ -206,13 +224,17 @@ class HostStore(StoreView):
         if free:
             return free.pop()
         region = self._reserve(nbytes)
-        _allocate(self.fd, region, nbytes)
+        allocate(self.fd, region, nbytes)
         return region
 
     def commit(self, key: BlockKey, region: int) -> None:
         """Make a completely written region the shard's current state; the old one becomes a spare."""
         self._spares[self._sizes[key]].append(self.location[key])
         self.location[key] = region
+
+    def give_back(self, key: BlockKey, region: int) -> None:
+        """Take a region back that was to become a state's next version, and will not."""
+        self._spares[self._sizes[key]].append(region)
 
     def block(self, key: BlockKey) -> torch.Tensor:
         """Return the current bytes of a shard's state."""
@@ -242,6 +264,8 @@ class HostStore(StoreView):
     def _add_places(self, job: TrainingJob, places: dict[Place, int]) -> None:
         """Reserve regions for what a job's units hand on, and its random states."""
         last = len(job.shards) - 1
+        for what, evaluates in product(("epoch", "orders"), (0, 1)):
+            places[what, job.name, evaluates, 0] = self._reserve(MAX_LOADER_BYTES)
         for parity in (0, 1):
             for slot in range(len(job.shards) + 1):
                 places["rng", job.name, slot, parity] = self._reserve(randomness.MAX_BYTES)
@@ -256,16 +280,23 @@ class HostStore(StoreView):
             if key.kind in ("a", "d", "t"):
                 nbytes = HEADER_BYTES + block_bytes(job, key)
                 places[key.kind, job.name, key.shard, key.minibatch] = self._reserve(nbytes)
-        for shard in range(last + 1) if job.separate_updates else ():
+        if job.separate_updates:
+            self._add_places_of_steps(job, places)
+
+    def _add_places_of_steps(self, job: TrainingJob, places: dict[Place, int]) -> None:
+        """Reserve regions for what steps apart from backwards go by."""
+        for shard in range(len(job.shards)):
             for kind in ("d", "t") if shard in job.tied_shards else ("d",):
                 places.setdefault((kind, job.name, shard, 1), places[kind, job.name, shard, 0])
-            places["norm", job.name, shard, 0] = self._reserve(MAX_NORM_BYTES)
-        if job.separate_updates:
-            places["scale", job.name, 0, 0] = self._reserve(MAX_SCALE_BYTES)
+            for parity in (0, 1):
+                places["norm", job.name, shard, parity] = self._reserve(MAX_NORM_BYTES)
+        for number in range(NUM_SCALES):
+            places["scale", job.name, 0, number] = self._reserve(MAX_SCALE_BYTES)
 
-    def _write_initial(self, part: Partition) -> None:
+    def write_initial(self, part: Partition) -> None:
+        """Write a job's state as it is before the first step."""
         if (scaling := part.job.step_options.scaling) is not None:
-            self.write_scale(part.job.name, scaling.first)
+            self.write_scale(part.job.name, 0, scaling.first)
         source, names = part.job.source, part.job.names
         for index, layers in enumerate(part.job.shards(part.cuts)):
             block, layout = self.block(BlockKey("w", part.job.name, index, -1)), part.shards[index].layout
@@ -275,38 +306,10 @@ class HostStore(StoreView):
                 slot.view(block).copy_(source.read(names[id(parameter)]) if on_disk else parameter.detach())
             for buffer, slot in zip(buffers_of(layers), layout.buffers, strict=False):
                 slot.view(block).copy_(buffer)
+            if layout.state:
+                layout.flags(block).zero_()
             for entry in layout.state:
                 state = part.job.initial_state(parameters[entry.parameter])
                 if entry.key in state:
                     entry.slot.view(block).copy_(state[entry.key])
                     layout.flags(block)[entry.parameter] = 1
-
-
-def _allocate(fd: int, offset: int, nbytes: int) -> None:
-    """Back a range with memory, or say by how much the host falls short."""
-    _check_available(nbytes)
-    if nbytes:
-        try:
-            os.posix_fallocate(fd, offset, nbytes)
-        except OSError as reason:
-            raise _refused(nbytes, reason) from None
-
-
-def _check_available(nbytes: int) -> None:
-    if nbytes > (available := _of_system("MemAvailable")):
-        raise HostMemoryError(
-            f"the jobs need {nbytes:,} bytes of host memory for state and boundaries; {available:,} are available."
-        )
-
-
-def _of_system(name: str) -> int:
-    """Return a figure of the system's memory, in bytes."""
-    with open("/proc/meminfo") as lines:
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
-
-
-def _refused(nbytes: int, reason: OSError) -> HostMemoryError:
-    """Return what to say when the system has the memory, but does not give it (ulimit -f, a control group)."""
-    return HostMemoryError(
-        f"the host does not give {nbytes:,} bytes of memory for state and boundaries: {reason.strerror}."
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from queue import SimpleQueue
 
 from executor.messages import Broken, Done, Order
@@ -66,13 +66,16 @@ class Reporter(threading.Thread):
 class LaneThread(threading.Thread):
     """One lane: wait for a command's predecessors, carry it out, report, go on with the next.
 
-    core_s: CPU seconds that it has taken up to its newest command.
+    skipped: numbers of commands that are to be reported without having been carried out. core_s: CPU seconds that it
+    has taken up to its newest command.
     """
 
-    def __init__(self, name: str, execute: Execute, report: Report, completions: Completions) -> None:
+    def __init__(
+        self, name: str, execute: Execute, report: Report, completions: Completions, skipped: Container[int] = ()
+    ) -> None:
         super().__init__(name=name, daemon=True)
         self._queue: SimpleQueue[tuple[Order, list[threading.Event]] | None] = SimpleQueue()
-        self._execute, self._report, self._completions = execute, report, completions
+        self._execute, self._report, self._completions, self._skipped = execute, report, completions, skipped
         self.core_s = 0.0
 
     def submit(self, order: Order, waits: list[threading.Event]) -> None:
@@ -90,7 +93,7 @@ class LaneThread(threading.Thread):
             command = order.command
             started = time.monotonic()
             try:
-                result = self._execute(order)
+                result = None if command.number in self._skipped else self._execute(order)
             except BaseException as error:
                 text = told(error)
                 self._report(Broken(command.number, command.kind.value, text, traceback.format_exc()))

@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from itertools import islice
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -39,6 +40,7 @@ class Loader:
         self._dataloader, self._evaluate_on = pickle.loads(setup.payload)
         self._batches: Iterator[Any] = iter(())
         self._name, self._length, self._num_taken = "", 0, 0  # of what it iterates over
+        self._is_new = True
 
     def fetch(self, minibatch: int) -> None:
         """Put a mini-batch and the random state after it into the store.
@@ -47,6 +49,9 @@ class Loader:
             ValueError: an epoch's length is not what the loader says, or a mini-batch is larger than the first.
         """
         setup = self._setup
+        if self._is_new and minibatch:
+            self._catch_up(minibatch)
+        self._is_new = False
         if minibatch == 0:
             randomness.seed_all(setup.seed)
         else:
@@ -56,21 +61,49 @@ class Loader:
         self._put(BlockKey("y", setup.job, setup.last_shard, minibatch), targets, setup.target_bytes)
         self._store.write_random(setup.job, 0, minibatch, randomness.save())
 
+    def _catch_up(self, minibatch: int) -> None:
+        """Go on where a loader that ended was: begin its epoch as it did, and pass over what that has given.
+
+        What is drawn for a mini-batch that is passed over differs, and goes with it; orders are drawn at the beginning.
+        """
+        for evaluates in (False, True):
+            if orders := self._store.read_loader(self._setup.job, "orders", evaluates):
+                _set_orders(self._source(evaluates)[0], pickle.loads(orders))
+        evaluates, done = self._setup.schedule.is_evaluation(minibatch), self._setup.schedule.place(minibatch)
+        if not done:
+            return
+        dataloader, name = self._source(evaluates)
+        state, begun = pickle.loads(self._store.read_loader(self._setup.job, "epoch", evaluates))
+        randomness.restore(state)
+        _set_orders(dataloader, begun)
+        self._begin(dataloader, name)
+        self._num_taken = sum(1 for _ in islice(self._batches, done))
+
+    def _begin(self, dataloader: Any, name: str) -> None:
+        self._batches, self._name = iter(dataloader), f"the {name}"
+        self._length, self._num_taken = len(dataloader), 0
+
+    def _source(self, evaluates: bool) -> tuple[Any, str]:
+        return (self._evaluate_on, "evaluate_on") if evaluates else (self._dataloader, "dataloader")
+
     def _next(self, minibatch: int) -> Any:
         schedule = self._setup.schedule
         evaluates, done = schedule.is_evaluation(minibatch), schedule.place(minibatch)
-        dataloader, name = (self._evaluate_on, "evaluate_on") if evaluates else (self._dataloader, "dataloader")
         if not done:
             is_at_end = evaluates and schedule.trained_before(minibatch) == schedule.max_minibatches
             is_whole = self._num_taken == self._length and not is_at_end
             if is_whole and next(self._batches, _END) is not _END:
                 raise ValueError(f"{self._name} yields more than the {self._length} mini-batches of its length.")
-            self._batches, self._name = iter(dataloader), f"the {name}"
-            self._length, self._num_taken = len(dataloader), 0
+            dataloader, name = self._source(evaluates)
+            begun = pickle.dumps((randomness.save(), _orders(dataloader)))
+            self._store.write_loader(self._setup.job, "epoch", evaluates, begun)
+            self._begin(dataloader, name)
         batch = next(self._batches, _END)
         if batch is _END:
             raise ValueError(f"{self._name} ended early, after {done} of {self._length} mini-batches.")
         self._num_taken += 1
+        if orders := _orders(self._source(evaluates)[0]):
+            self._store.write_loader(self._setup.job, "orders", evaluates, pickle.dumps(orders))
         return batch
 
     def _put(self, key: BlockKey, tree: Any, room: int) -> None:
@@ -82,6 +115,24 @@ class Loader:
         region = self._store.boundary(key)
         self._store.write_spec(region, spec)
         write_tree(tree, spec, self._store.tensor(region + HEADER_BYTES, spec.nbytes))
+
+
+def _generators(dataloader: Any) -> list[torch.Generator]:
+    """Return the generators that a dataloader of torch, or its sampler, draws an order from."""
+    sampler = getattr(dataloader, "batch_sampler", None)
+    holders = (dataloader, getattr(dataloader, "sampler", None), sampler, getattr(sampler, "sampler", None))
+    found = [getattr(holder, "generator", None) for holder in holders]
+    return list({id(one): one for one in found if isinstance(one, torch.Generator)}.values())
+
+
+def _orders(dataloader: Any) -> list[torch.Tensor]:
+    """Return the states of what a dataloader draws an order from, if it has generators of its own."""
+    return [generator.get_state() for generator in _generators(dataloader)]
+
+
+def _set_orders(dataloader: Any, states: list[torch.Tensor]) -> None:
+    for generator, state in zip(_generators(dataloader), states, strict=True):
+        generator.set_state(state)
 
 
 def serve(connection: Connection, setup: LoaderSetup, store: StoreView) -> None:

@@ -70,6 +70,13 @@ class Addition:
 
 
 @dataclass(frozen=True)
+class Skip:
+    """Commands that a worker has, and is not to begin any more."""
+
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class UpdaterSetup:
     """Everything that the process needs which updates in host memory; the store's descriptor follows."""
 

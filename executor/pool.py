@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -17,6 +17,7 @@ from executor.devices.cpu import LinkClock
 from executor.errors import ExecutionError
 from executor.messages import Addition, Broken, LoaderSetup, Setup, UpdaterSetup, Used
 from executor.process import Child
+from executor.replacement import Replacement
 
 UPDATER = "the process that updates in host memory"
 
@@ -32,7 +33,8 @@ class DevicePool:
         self.workers: list[Child] = []
         self._loader_host: Child | None = None
         self.updater: Child | None = None
-        self._loaders: list[Connection] = []
+        self._loaders: dict[str, Connection] = {}
+        self._replacements: list[Replacement] = []
         self._links: dict[object, int] = {}
 
     def __enter__(self) -> DevicePool:
@@ -60,15 +62,25 @@ class DevicePool:
         """
         self.start()
         for index, (worker, setup) in enumerate(zip(self.workers, setups, strict=True)):
-            link_fd = self._link(index)
             with _named(worker, f"the worker of device {index}"):
-                worker.connection.send_bytes(cloudpickle.dumps(setup))  # a device may be of a class in __main__
-                worker.send_fd(store_fd)
-                if link_fd is not None:
-                    worker.send_fd(link_fd)
+                self._send_setup(worker, index, setup, store_fd)
         for index, answer in enumerate(self._answers()):
             if isinstance(answer, Broken):
                 raise ExecutionError(f"device {index} could not be set up: {answer.text}")
+
+    def replace(self, index: int, setup: Setup, store_fd: int, told: Callable[[], None]) -> Replacement:
+        """Start a worker in the place of one that ended; `install` it once it is ready. told: see `Replacement`."""
+        self.workers[index].kill()
+        made = Replacement(index, len(setup.jobs), lambda new: self._send_setup(new, index, setup, store_fd), told)
+        self._replacements.append(made)
+        return made
+
+    def install(self, replacement: Replacement) -> Child:
+        """Have a device's new worker be the one that gets orders; return it."""
+        assert replacement.child is not None
+        self._replacements.remove(replacement)
+        self.workers[replacement.device] = replacement.child
+        return replacement.child
 
     def open_loaders(self, setups: Sequence[LoaderSetup], store_fd: int) -> dict[str, Connection]:
         """Fork a loader process for each job; return the connections by job once all are ready.
@@ -81,7 +93,7 @@ class DevicePool:
         for setup in setups:
             own, other = socket.socketpair()
             opened[setup.job] = Connection(own.detach())
-            self._loaders.append(opened[setup.job])
+            self._loaders[setup.job] = opened[setup.job]
             with other, _named(self._loader_host, f"job {setup.job!r}: the process that forks loaders"):
                 self._loader_host.connection.send(setup)
                 self._loader_host.send_fd(store_fd)
@@ -95,9 +107,13 @@ class DevicePool:
                 raise ExecutionError(f"job {name!r}: its loader could not be set up: {answer[0].text}")
         return opened
 
+    def close_loader(self, job: str) -> None:
+        """Hang up on a job's loader, which ends it."""
+        self._loaders.pop(job).close()
+
     def add(self, addition: Addition) -> None:
-        """Have every worker make one more job's modules, before it gets orders for them."""
-        for index, worker in enumerate(self.workers):
+        """Have every worker that runs make one more job's modules, before it gets orders for them."""
+        for index, worker in self._running_workers():
             with _named(worker, f"the worker of device {index}"):
                 worker.connection.send(addition)
 
@@ -133,14 +149,20 @@ class DevicePool:
             with _named(self.updater, UPDATER):
                 self.updater.connection.send("close")
                 self.updater.connection.recv()
-        for index, worker in enumerate(self.workers):
+        self._close_replacements()
+        used = [Used(0, {})] * len(self.workers)
+        for index, worker in self._running_workers():
             with _named(worker, f"the worker of device {index}"):
                 worker.connection.send("close")
-        return list(self._answers())
+        for index, worker in self._running_workers():
+            with _named(worker, f"the worker of device {index}"):
+                used[index] = worker.connection.recv()
+        return used
 
     def close(self) -> None:
         """End every process, whatever it is doing."""
         self._close_loaders()
+        self._close_replacements()
         for child in self._children:
             child.kill()
         self.workers, self._loader_host, self.updater = [], None, None
@@ -158,10 +180,23 @@ class DevicePool:
                 answer = worker.connection.recv()
             yield answer
 
+    def _running_workers(self) -> list[tuple[int, Child]]:
+        return [(index, worker) for index, worker in enumerate(self.workers) if not worker.connection.closed]
+
+    def _send_setup(self, worker: Child, index: int, setup: Setup, store_fd: int) -> None:
+        link_fd = self._link(index)
+        worker.connection.send_bytes(cloudpickle.dumps(setup))  # a device may be of a class in __main__
+        worker.send_fd(store_fd)
+        if link_fd is not None:
+            worker.send_fd(link_fd)
+
+    def _close_replacements(self) -> None:
+        while self._replacements:
+            self._replacements.pop().close()
+
     def _close_loaders(self) -> None:
-        for connection in self._loaders:
-            connection.close()
-        self._loaders.clear()
+        for job in list(self._loaders):
+            self.close_loader(job)
 
     def _link(self, index: int) -> int | None:
         """Return the descriptor of a device's link clock; devices on one bus share it."""

@@ -69,6 +69,11 @@ class Child:
             return True
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
+    def end(self) -> None:
+        """End the process and everything in its session; who waits for it learns that."""
+        if self.process.returncode is None:
+            os.killpg(self.pid, signal.SIGKILL)
+
     def kill(self) -> None:
         """End the process and everything in its session, at once."""
         if self.process.returncode is None:

@@ -75,7 +75,13 @@ def profile(
     with DevicePool(prepared.devices) if pool is None else nullcontext(pool) as workers:
         while len(done) < rounds:
             run = partial(
-                train, mechanism=mechanism, pool=workers, seed=len(done), update_models=False, on_event=on_event
+                train,
+                mechanism=mechanism,
+                pool=workers,
+                seed=len(done),
+                update_models=False,
+                on_event=on_event,
+                recover=False,
             )
             samples = _measured(partial(run, prepared.limited(minibatches), policy=_POLICY), prepared, cluster)
             if len(prepared.devices) > 1 and len(done) % _ALONE_EVERY == 0:

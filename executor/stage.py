@@ -8,7 +8,7 @@ the activation peak that was set apart.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -25,6 +25,8 @@ from executor.pickling import dump_without_weights
 from executor.pilot import JobPilot
 from executor.pool import DevicePool
 from executor.prepare import Prepared, check_apart, threads_of
+from executor.process import Child
+from executor.replacement import Replacement
 from executor.step import rates_of
 from hydrasim.capacity import check_fits
 from hydrasim.dataflow import aligned
@@ -46,8 +48,7 @@ class Admitted:
 class Stage:
     """The stage of one run. admitted: its jobs, and those that may be added; parts: those that were.
 
-    label: of its timeline.
-    chaos_seed: see `train`.
+    label: of its timeline. recovers: whether the run goes on without a device. chaos_seed: see `train`.
     """
 
     def __init__(
@@ -64,7 +65,10 @@ class Stage:
         self.parts = {part.job.name: part for part in prepared.partitions}
         self.admitted = {name: part.job for name, part in self.parts.items()}
         self._prepared, self._mechanism, self._chaos_seed = prepared, orchestrator.mechanism, chaos_seed
-        self._updates_on_host = False
+        self._updates_on_host, self.recovers = False, orchestrator.mechanism.recoverable
+        self._setups: list[JobSetup] = []
+        self._additions: list[Addition] = []
+        self._loaders: dict[str, LoaderSetup] = {}
         self._arenas = [arena.capacity for arena in orchestrator.residency.arenas]
         self._peak_bytes, self._left_bytes = aligned(prepared.workload.working_bytes), prepared.reserve_bytes
 
@@ -74,24 +78,39 @@ class Stage:
         Raises:
             ExecutionError, JobError: one could not be.
         """
-        prepared, store = self._prepared, self.store
-        jobs = tuple(job_setup(part, prepared.workload.job(part.job.name)) for part in prepared.partitions)
-        beside_bytes = sum(part.retained_bytes for part in prepared.partitions) + prepared.reserve_bytes
-        setups = []
-        for index, (device, simulated) in enumerate(zip(prepared.devices, prepared.cluster.devices, strict=True)):
-            chaos_seed = None if self._chaos_seed is None else self._chaos_seed * len(prepared.devices) + index
-            working_bytes = simulated.memory_bytes - self._arenas[index] + beside_bytes
-            setups.append(
-                Setup(
-                    device, self._arenas[index], working_bytes, store.nbytes, store.places, jobs, chaos_seed,
-                    self.pool.has_link(index),
-                )
-            )  # fmt: skip
-        self.pool.open(setups, store.fd)
-        if on_host := tuple(job for job in jobs if job.host_updates):
+        jobs = self._prepared.workload.by_name
+        self._setups = [job_setup(part, jobs[name]) for name, part in self.parts.items()]
+        self._loaders = {name: self._loader_setup(part, jobs[name]) for name, part in self.parts.items()}
+        self.pool.open([self._setup(index) for index in range(len(self._arenas))], self.store.fd)
+        if on_host := tuple(job for job in self._setups if job.host_updates):
             self._open_updater(on_host)
-        loaders = [self._loader_setup(part, prepared.workload.job(part.job.name)) for part in prepared.partitions]
-        return self.pool.open_loaders(loaders, store.fd)
+        return self.pool.open_loaders(list(self._loaders.values()), self.store.fd)
+
+    def replace(self, device: int, told: Callable[[], None]) -> Replacement:
+        """Start a worker in the place of one that ended; see `DevicePool.replace`."""
+        return self.pool.replace(device, self._setup(device), self.store.fd, told)
+
+    def install(self, replacement: Replacement) -> Child:
+        """Have a device's new worker get orders; tell it of jobs that were added since it was set up."""
+        child = self.pool.install(replacement)
+        num_missed = len(self._setups) - replacement.num_jobs
+        for addition in self._additions[len(self._additions) - num_missed :]:
+            child.connection.send(addition)
+        return child
+
+    def restart(self, job: str) -> Connection:
+        """Have a job's state be as before its first step, and its loader begin anew; return the loader's connection."""
+        self.store.write_initial(self.parts[job])
+        return self.reload(job)
+
+    def reload(self, job: str) -> Connection:
+        """Have a job's loader be another; return its connection.
+
+        Raises:
+            ExecutionError: it could not be set up.
+        """
+        self.pool.close_loader(job)
+        return self.pool.open_loaders([self._loaders[job]], self.store.fd)[job]
 
     def admit(self, job: TorchJob) -> Admitted:
         """Cut a job for what the run's devices have for it, and count it as one of the run's from now on.
@@ -130,6 +149,9 @@ class Stage:
         part = admitted.part
         self.parts[part.job.name] = part
         addition = Addition(admitted.setup, self.store.add(part, admitted.training_job), part.pilot.constant_bytes)
+        self._setups.append(admitted.setup)
+        self._additions.append(addition)
+        self._loaders[part.job.name] = admitted.loader
         self.pool.add(addition)
         if addition.job.host_updates:
             if self._updates_on_host:
@@ -137,6 +159,22 @@ class Stage:
             else:
                 self._open_updater((addition.job,))
         return self.pool.open_loaders([admitted.loader], self.store.fd)[part.job.name]
+
+    def _setup(self, index: int) -> Setup:
+        """Return what a device's worker is set up with now."""
+        prepared, simulated = self._prepared, self._prepared.cluster.devices[index]
+        beside_bytes = sum(part.retained_bytes for part in prepared.partitions) + prepared.reserve_bytes
+        beside_bytes -= sum(addition.constant_bytes for addition in self._additions)
+        return Setup(
+            prepared.devices[index],
+            self._arenas[index],
+            simulated.memory_bytes - self._arenas[index] + beside_bytes,
+            self.store.nbytes,
+            self.store.places,
+            tuple(self._setups),
+            None if self._chaos_seed is None else self._chaos_seed * len(prepared.devices) + index,
+            self.pool.has_link(index),
+        )
 
     def _open_updater(self, jobs: Sequence[JobSetup]) -> None:
         self._updates_on_host = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import get_args
 
@@ -59,11 +59,13 @@ class RunResult:
     """What a run did. The timeline's header has `peak_bytes` as a simulated one's does, and `core_s`.
 
     That is CPU seconds by what took them: "orchestrator", and over all devices "units", "copies" and the "rest".
+    faults: sentences on processes that ended, of which the run recovered.
     """
 
     jobs: dict[str, JobResult]
     timeline: Timeline
     host_bytes: int
+    faults: tuple[str, ...] = ()
 
     @property
     def peak_bytes(self) -> tuple[int, ...]:
@@ -106,14 +108,16 @@ def train(
     on_event: Callable[[Event], None] | None = None,
     callbacks: Sequence[Callback] = (),
     control: Control | None = None,
+    recover: bool = True,
 ) -> RunResult:
     """Train the jobs and put the trained weights into their models.
 
-    jobs: user jobs, or what `prepare` made of them (then devices are known). policy: decides live,
-    with the profile's times as beliefs, or the pilot's rough ones. plan: followed instead of a policy.
-    pool: worker processes to use and keep. chaos_seed: delay and poison at random (for tests).
-    commands, on_event: see `hydrasim.loop.run`. callbacks: called in turn after each mini-batch; one that
-    returns True stops the job; see `executor.callbacks`. control: adds, pauses, resumes and stops jobs, under a policy.
+    jobs: user jobs, or what `prepare` made of them (then devices are known). policy: decides live, with the profile's
+    times as beliefs, or the pilot's rough ones. plan: followed instead of a policy. pool: worker processes to use and
+    keep. chaos_seed: delay and poison at random (for tests). commands, on_event: see `hydrasim.loop.run`. callbacks:
+    called in turn after each mini-batch; one that returns True stops the job; see `executor.callbacks`. control: adds,
+    pauses, resumes and stops jobs, under a policy. recover: under a policy, go on when a worker is killed: what it had
+    not finished is redone.
 
     Raises:
         ExecutionError: a layer, loader or worker failed; it names job, unit and cause.
@@ -121,17 +125,14 @@ def train(
     """
     zone = mechanism.loading_zone_fraction
     prepared = jobs if isinstance(jobs, Prepared) else prepare(jobs, devices, loading_zone_fraction=zone)
-    if plan and control:
-        raise PlanError("a plan says what every unit does, so there is nothing to control; run a policy.")
-    chosen = make_policy(policy) if plan is None else FollowPlan(plan)
-    orchestrator = _orchestrator(prepared, chosen, profile, mechanism, seed)
-    if pool is not None and pool.devices != prepared.devices:
-        raise ExecutionError("the pool was made for other devices than these jobs were prepared for.")
+    mechanism = replace(mechanism, recoverable=recover and plan is None)
+    orchestrator = _orchestrator(prepared, policy if plan is None else FollowPlan(plan), profile, mechanism, seed)
+    _check(prepared, plan, pool, control)
     own_pool = DevicePool(prepared.devices) if pool is None else pool
     store = HostStore(prepared, grows=control is not None)
     try:
-        planned = {} if plan is None else {"planned_by": plan.policy}
-        header = planned | {"devices": [device.kind for device in prepared.cluster.devices], "seed": seed}
+        header = {"devices": [device.kind for device in prepared.cluster.devices], "seed": seed}
+        header |= {} if plan is None else {"planned_by": plan.policy}
         stage = Stage(prepared, orchestrator, own_pool, store, chaos_seed)
         with nullcontext([]) if control is None else control.listening(stage) as asked:
             for what, job in asked:
@@ -142,7 +143,8 @@ def train(
         for part in stage.parts.values() if update_models else ():
             _write_back(part, store)
         timeline.header.update(peak_bytes=_peak_bytes(orchestrator, used), core_s=_core_s(backend, used))
-        return RunResult(_results(orchestrator.workload, stage, backend), timeline, store.reserved_bytes)
+        results = _results(orchestrator.workload, stage, backend)
+        return RunResult(results, timeline, store.reserved_bytes, backend.faults)
     except BaseException:
         own_pool.close()  # workers may be in the middle of anything
         raise
@@ -152,12 +154,19 @@ def train(
             own_pool.close()
 
 
+def _check(prepared: Prepared, plan: Plan | None, pool: DevicePool | None, control: Control | None) -> None:
+    if plan and control:
+        raise PlanError("a plan says what every unit does, so there is nothing to control; run a policy.")
+    if pool is not None and pool.devices != prepared.devices:
+        raise ExecutionError("the pool was made for other devices than these jobs were prepared for.")
+
+
 def _orchestrator(
-    prepared: Prepared, policy: Policy, profile: Profile | None, mechanism: Mechanism, seed: int
+    prepared: Prepared, policy: Policy | str, profile: Profile | None, mechanism: Mechanism, seed: int
 ) -> Orchestrator:
     workload, cluster = prepared.workload, prepared.cluster
     beliefs = StatedCosts(workload, cluster) if profile is None else profile.costs(cluster)
-    return Orchestrator(workload, cluster, policy, beliefs, mechanism=mechanism, seed=seed)
+    return Orchestrator(workload, cluster, make_policy(policy), beliefs, mechanism=mechanism, seed=seed)
 
 
 def _peak_bytes(orchestrator: Orchestrator, used: Sequence[Used]) -> list[int]:
@@ -167,7 +176,7 @@ def _peak_bytes(orchestrator: Orchestrator, used: Sequence[Used]) -> list[int]:
 
 
 def _core_s(backend: TorchBackend, used: Sequence[Used]) -> dict[str, float]:
-    of_devices = {what: sum(use.core_s[what] for use in used) for what in used[0].core_s}
+    of_devices = {what: sum(use.core_s.get(what, 0.0) for use in used) for what in ("units", "copies", "rest")}
     return {"orchestrator": backend.core_s, **of_devices}
 
 
@@ -197,11 +206,11 @@ def _results(workload: Workload, stage: Stage, backend: TorchBackend) -> dict[st
     return came_too_late | {
         job.name: JobResult(
             job.name,
-            "finished" if backend.has_finished(job) else "stopped",
-            tuple(backend.losses[job.name]),
+            "finished" if backend.accounts.has_finished(job) else "stopped",
+            tuple(backend.accounts.losses[job.name]),
             "",
             {} if (part := stage.parts[job.name]).job.weights else _optimizer_state(part, stage.store),
-            tuple(backend.metrics[job.name]),
+            tuple(backend.accounts.metrics[job.name]),
         )
         for job in workload.jobs
     }

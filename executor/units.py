@@ -186,20 +186,21 @@ class Units:
         """Unscale gradients that a step is taken on; write their norms, and after the last shard's the next scale."""
         options, name, store = job.setup.options, unit.job, self._store
         scaling = options.scaling
-        scale = None if scaling is None else store.read_scale(name)
+        minibatch, now = unit.minibatch, job.setup.schedule.step_of(unit.minibatch)
+        scale = None if scaling is None else store.read_scale(name, now)
         found_inf = scale is not None and unscale(gradients.values(), scale.value)
         if options.clip_norm is not None or scale is not None:
             norms = {} if options.clip_norm is None else {index: norm_of(g) for index, g in gradients.items()}
-            store.write_norms(name, unit.shard, norms, found_inf)
+            store.write_norms(name, unit.shard, minibatch, norms, found_inf)
         if scaling is not None and scale is not None and unit.shard == 0:
-            store.write_scale(name, scaling.after(scale, store.found_inf(name, len(job.shards))))
+            store.write_scale(name, now + 1, scaling.after(scale, store.found_inf(name, len(job.shards), minibatch)))
 
-    def _options(self, job: _Job) -> StepOptions:
-        """Return the job's options, with the scale that its losses have now."""
-        options = job.setup.options
-        return (
-            options if options.scaling is None else replace(options, scale=self._store.read_scale(job.setup.name).value)
-        )
+    def _options(self, job: _Job, minibatch: int) -> StepOptions:
+        """Return the job's options, with the scale that the loss of a mini-batch has."""
+        options, step = job.setup.options, job.setup.schedule.step_of(minibatch)
+        if options.scaling is None:
+            return options
+        return replace(options, scale=self._store.read_scale(job.setup.name, step).value)
 
     def _forward(
         self,
@@ -215,20 +216,20 @@ class Units:
         job.kept.pop(unit.shard, None)
         loss_fn, target = (job.loss_fn, self._read(blocks["y"])[0]) if last else (None, None)
         if "a" not in blocks:
-            return forward(shard.layers, entry, flags, loss_fn, target, self._options(job))
+            return forward(shard.layers, entry, flags, loss_fn, target, self._options(job, unit.minibatch))
         key, offset = blocks["a"]
         saved = SavedTensors(job.constant_storages, self._memory.arena, shard.parameter_bytes)
         saved.at(offset, blocks["w"][1] if "w" in blocks else 0, job.setup.activation_bytes[unit.shard])
         before, buffers = self._random_state(), [buffer.clone() for buffer in shard.moving_buffers]
         try:
             output, job.kept[unit.shard] = forward_keeping(
-                shard.layers, entry, flags, key.minibatch, saved, loss_fn, target, self._options(job)
+                shard.layers, entry, flags, key.minibatch, saved, loss_fn, target, self._options(job, unit.minibatch)
             )
         except TooLarge:  # of a mini-batch larger than the first; its backward will recompute
             randomness.restore(before, self._memory.generator)
             for buffer, value in zip(shard.moving_buffers, buffers, strict=True):
                 buffer.copy_(value)
-            return forward(shard.layers, entry, flags, loss_fn, target, self._options(job))
+            return forward(shard.layers, entry, flags, loss_fn, target, self._options(job, unit.minibatch))
         return output
 
     def _backward(
@@ -249,7 +250,9 @@ class Units:
             if last:
                 target, _ = self._read(blocks["y"])
                 advance = (lambda: self._save_random(unit)) if unit.phase is Phase.LOSS else (lambda: None)
-                return loss_and_backward(shard.layers, entry, flags, target, job.loss_fn, advance, self._options(job))
+                return loss_and_backward(
+                    shard.layers, entry, flags, target, job.loss_fn, advance, self._options(job, unit.minibatch)
+                )
             gradients, _ = self._read(blocks["g"])
             return None, backward(shard.layers, entry, flags, gradients, job.setup.options, seeds)
 

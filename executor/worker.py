@@ -23,7 +23,7 @@ import torch
 from executor.chaos import Chaos
 from executor.host_store import StoreView
 from executor.lanes import Completions, LaneThread, Reporter
-from executor.messages import Addition, Broken, Order, Setup, Used
+from executor.messages import Addition, Broken, Order, Setup, Skip, Used
 from executor.process import ending_with_parent, send_or_leave, serve
 from executor.transfer import Transfers
 from executor.units import Units
@@ -45,18 +45,22 @@ class Run:
         self._completions = Completions()
         self._chaos = chaos
         self._reporter = Reporter(partial(send_or_leave, connection))
+        self._skipped: set[int] = set()
         self._lanes = {
-            lane: LaneThread(lane.value, self._execute, self._reporter.report, self._completions)
+            lane: LaneThread(lane.value, self._execute, self._reporter.report, self._completions, self._skipped)
             for lane in (Lane.H2D, Lane.COMPUTE, Lane.D2H)
         }
         self._began_core_s = time.process_time()
         for thread in (self._reporter, *self._lanes.values()):
             thread.start()
 
-    def handle(self, message: tuple[list[Order], list[int]] | Addition) -> None:
-        """Queue orders, and take note of commands that other processes have done; or know of one more job."""
+    def handle(self, message: tuple[list[Order], list[int]] | Addition | Skip) -> None:
+        """Queue orders, and take note of commands that other processes have done; or do as else is told."""
         if isinstance(message, Addition):
             self._add(message)
+            return
+        if isinstance(message, Skip):
+            self._skipped.update(message.numbers)
             return
         orders, numbers = message
         self.done_elsewhere(numbers)

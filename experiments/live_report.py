@@ -29,6 +29,7 @@ def run_fields(result: RunResult, predicted_s: float | None) -> dict[str, Any]:
         "moved_bytes": result.timeline.moved_bytes,
         "peak_bytes": list(result.peak_bytes),
         "host_bytes": result.host_bytes,
+        "faults": list(result.faults),
         "jobs": {name: {"status": job.status, "losses": list(job.losses)} for name, job in result.jobs.items()},
     }
 
@@ -48,6 +49,8 @@ def print_run(result: RunResult, predicted_s: float | None) -> None:
         error = report.signed_percent(predicted_s / result.makespan_s - 1)
         line += f"; simulated {report.seconds(predicted_s)}, error {error}"
     typer.echo(line)
+    for fault in result.faults:
+        typer.echo(f"went on after a fault: {fault}", err=True)
 
 
 def print_validation(done: Validation) -> None:

@@ -28,6 +28,7 @@ _OF_KIND: dict[str, Cause] = {
     Kind.WRITE.value: "disk",
     Kind.FETCH.value: "host",
     Kind.UPDATE.value: "host",
+    Kind.RESTORE.value: "host",
     Kind.COMPUTE.value: "wait",
 }
 # What a unit waits for behind the copy that it follows: before a load may begin, the disk or the host has work to do;

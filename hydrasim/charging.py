@@ -35,6 +35,8 @@ def charging(costs: CostModel, cluster: Cluster) -> Seconds:
             value = costs.fetch_s(command.unit.job)
         elif command.kind is Kind.UPDATE:
             value = costs.update_s(command.unit.job, command.unit.shard)
+        elif command.kind is Kind.RESTORE:
+            value = cluster.restart_s
         elif command.kind in (Kind.READ, Kind.WRITE):
             value = cluster.disk_s(command.nbytes, "read" if command.kind is Kind.READ else "write")
         else:

@@ -121,6 +121,7 @@ class Cluster:
     coefficient of variation of what commands take, under noise. dispatch_s: from the end of a command until
     those that follow from it have been issued, as an overhead. core_copy_bytes_per_s: what one host core
     copies; an emulated device's copy over a slower link takes that share of a core, at memory speed a whole one.
+    restart_s: until a job whose newest state was lost with a device is as it was at its last checkpoint.
     """
 
     devices: tuple[Device, ...]
@@ -133,6 +134,7 @@ class Cluster:
     variation: float = 0.0
     dispatch_s: float = 0.0
     core_copy_bytes_per_s: float = math.inf
+    restart_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.devices:
@@ -144,8 +146,10 @@ class Cluster:
         for name in ("host_bytes_per_s", "core_copy_bytes_per_s"):
             if not getattr(self, name) > 0:
                 raise ClusterError(f"{name} is {getattr(self, name)}; it must be above 0.")
-        if not (math.isfinite(self.dispatch_s) and self.dispatch_s >= 0):
-            raise ClusterError(f"dispatch_s is {self.dispatch_s}; it must be finite and not negative.")
+        for name in ("dispatch_s", "restart_s"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ClusterError(f"{name} is {value}; it must be finite and not negative.")
         self._check_slowdown()
         if not (math.isfinite(self.variation) and 0 <= self.variation <= 1):
             raise ClusterError(f"variation is {self.variation}; it must be from 0 to 1.")
@@ -248,7 +252,7 @@ class Cluster:
     def digest(self) -> str:
         """Return a short hash of every field that plans depend on; they name by it what they were made for."""
         fields = asdict(self)
-        for name in ("core_copy_bytes_per_s", "compute_slowdown", "variation", "dispatch_s"):
+        for name in ("core_copy_bytes_per_s", "compute_slowdown", "variation", "dispatch_s", "restart_s"):
             del fields[name]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -23,6 +23,7 @@ class Kind(enum.Enum):
     SEND = "send"  # bytes, device to device
     GATHER = "gather"  # one device's part of a collective
     UPDATE = "update"  # an optimizer's step on the host
+    RESTORE = "restore"  # a job's state as it was at its last checkpoint, or at the beginning, to host memory
 
     __hash__ = object.__hash__
 
@@ -123,6 +124,22 @@ class JobResumed(Happening):
     """The paused job may go on."""
 
 
+@dataclass(frozen=True)
+class DeviceLost:
+    """A device failed, so many seconds after the run began: what it held and what it was to do is gone."""
+
+    device: int
+    at_s: float
+
+
+@dataclass(frozen=True)
+class DeviceBack:
+    """A device that was lost can be used again; its memory is empty."""
+
+    device: int
+    at_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class Failed:
     """A command raised, or its device was lost, and the run cannot go on."""
@@ -131,7 +148,7 @@ class Failed:
     error: Exception
 
 
-Event = Finished | Happening | Failed
+Event = Finished | Happening | DeviceLost | DeviceBack | Failed
 
 
 def normal_form(commands: list[Command]) -> dict[str, list[str]]:

@@ -11,14 +11,13 @@ those. So no run that begins can run out of it, or wait for ever.
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from hydrasim.command import HOST, Kind, Lane
 from hydrasim.dataflow import BlockKey, home_bytes, passing_keys, state_keys
 from hydrasim.errors import HostMemoryTooSmall
-from hydrasim.memory import NEVER, Block
+from hydrasim.homes import Changes, Home, Ledger
+from hydrasim.memory import Block
 
 if TYPE_CHECKING:
     from hydrasim.cluster import Cluster
@@ -45,57 +44,6 @@ class Emit(Protocol):
         mode: ActivationMode | None = None,
         live_bytes: int = 0,
     ) -> Command: ...
-
-
-@dataclass(slots=True)
-class Home:
-    """The host copy of a block.
-
-    ready: the command that makes it current. dirty_on: the device that has newer data. made_on: the device whose
-    unit wrote it. in_memory: it takes up room, rather than lying on disk alone. unsaved: the disk lacks its
-    contents. users: while there is a disk to care for, the commands that use the copy. last_use: bind sequence
-    number of the last unit that needed it. next_use: place of the next one in the order of binding, under a plan.
-    """
-
-    nbytes: int = 0
-    ready: int | None = None
-    dirty_on: int | None = None
-    made_on: int | None = None
-    in_memory: bool = True
-    unsaved: bool = False
-    users: set[int] = field(default_factory=set)
-    last_use: int = NEVER
-    next_use: int | None = None
-
-    def keep_value(self) -> tuple[bool, int]:
-        """Rank for eviction, smallest first: what a device has newer, then as in an arena."""
-        return self.dirty_on is None, self.last_use if self.next_use is None else -self.next_use
-
-
-class Ledger:
-    """Free bytes, and the commands after which those that were given up may be used again."""
-
-    def __init__(self, free_bytes: int) -> None:
-        self.free_bytes = free_bytes
-        self._given_up: deque[tuple[int, frozenset[int]]] = deque([(free_bytes, frozenset())])
-
-    def give(self, nbytes: int, guards: set[int]) -> None:
-        self.free_bytes += nbytes
-        self._given_up.append((nbytes, frozenset(guards)))
-
-    def take(self, nbytes: int) -> set[int]:
-        """Return the commands to wait for before that many bytes are used; those given up first go first."""
-        assert nbytes <= self.free_bytes, f"{nbytes} bytes are wanted, {self.free_bytes} are free"
-        self.free_bytes -= nbytes
-        guards: set[int] = set()
-        while nbytes:
-            have, held = self._given_up.popleft()
-            taken = min(have, nbytes)
-            guards |= held
-            nbytes -= taken
-            if have > taken:
-                self._given_up.appendleft((have - taken, held))
-        return guards
 
 
 class HostMemory:
@@ -127,6 +75,7 @@ class HostMemory:
         self._set_apart_bytes = passing_bytes + state_bytes
         self._newest_store: dict[tuple[str, str, int], int] = {}  # kind, job, shard of what has one place
         self._num_bound = 0
+        self._changes: Changes = []
         self._newest: dict[int, int] = {}  # device -> bind sequence number of its newest unit
 
     def add(self, job: TrainingJob) -> None:
@@ -150,6 +99,7 @@ class HostMemory:
 
     def create(self, key: BlockKey, *, ready: int | None = None, made_on: int | None = None) -> None:
         """Give a block that is not state its home; state has one from the beginning."""
+        self._changes.append((key, self.homes.get(key)))
         self.homes[key] = Home(home_bytes(self._jobs[key.job], key), ready, made_on=made_on)
         self._count(self.homes[key].nbytes)
 
@@ -157,7 +107,47 @@ class HostMemory:
         """Nobody needs the block any more; one that was never stored has no home."""
         home = self.homes.pop(key, None)
         if home is not None:
+            self._changes.append((key, home))
             self._count(-home.nbytes)
+
+    def taken_changes(self) -> Changes:
+        """Return which homes of blocks other than state came and went since the last call, in order."""
+        changes, self._changes = self._changes, []
+        return changes
+
+    def undo(self, changes: Changes) -> None:
+        """Take changes back; the newest ones first."""
+        for key, before in reversed(changes):
+            now = self.homes.pop(key, None)
+            self._count((0 if before is None else before.nbytes) - (0 if now is None else now.nbytes))
+            if before is not None:
+                self.homes[key] = before
+        self._changes.clear()
+
+    def lose(self, device: int, gone: set[int]) -> set[str]:
+        """Have what commands that are gone would have made be as it was; return the jobs whose newest state is lost.
+
+        gone: those of the lost device and those that were withdrawn; what their units did was undone before.
+        """
+        damaged = {key.job for key, home in self.homes.items() if home.dirty_on == device}
+        for key, home in list(self.homes.items()):
+            if home.dirty_on == device:
+                home.dirty_on = None
+            if home.ready in gone:
+                home.ready = None
+            if key.kind == "a" and home.made_on == device:  # a graph that is gone cannot use them
+                self.forget(key)
+        self._newest_store = {place: number for place, number in self._newest_store.items() if number not in gone}
+        self._changes.clear()
+        return damaged
+
+    def reset(self, job: TrainingJob, ready: int) -> None:
+        """Have nothing of a job in memory but its state, which a command makes current."""
+        for key in [key for key in self.homes if key.job == job.name and key.kind != "w"]:
+            self.forget(key)
+        for key in state_keys(job):
+            self.homes[key].ready, self.homes[key].dirty_on = ready, None
+        self._changes.clear()
 
     def bound(self, unit: ShardUnit, device: int) -> None:
         """Note that a unit has used its state, and when that will be used next."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hydrasim.command import Command, Event, Finished
+from hydrasim.command import Command, DeviceLost, Event, Finished
 from hydrasim.timeline import Span, Timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from hydrasim.cluster import Cluster
     from hydrasim.mechanism import Effects
@@ -35,6 +35,8 @@ class Brain(Protocol):
     def workload(self) -> Workload: ...
     @property
     def finished(self) -> bool: ...
+    @property
+    def withdrawn(self) -> Sequence[int]: ...
 
     def start(self) -> list[Command]:
         """Return the commands that open the run."""
@@ -59,6 +61,12 @@ class Backend(Protocol):
     def next_event(self) -> Event:
         """Wait for the next event. Raises StallError when commands are left and none can ever start."""
         ...
+
+    def withdraw(self, device: int, numbers: Sequence[int]) -> None:
+        """Have nothing wait any more for what a lost device was to do, nor for commands that it made pointless.
+
+        Of the latter those that have not begun never do so, and those that have end as usual, and are told of no more.
+        """
 
 
 def run(
@@ -92,6 +100,8 @@ def run(
         if on_event is not None:
             on_event(event)
         issued = brain.handle(event)
+        if isinstance(event, DeviceLost):
+            backend.withdraw(event.device, brain.withdrawn)
         if ended is not None:
             for command in issued:
                 caused_by[command.number] = ended.command.number

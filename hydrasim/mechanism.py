@@ -39,6 +39,8 @@ class Mechanism:
     eviction: who makes room: the block whose next use is farthest, as far as a plan tells, else the least
         recently used one; or always the latter.
     pinned: host memory is page-locked, so that copies run at their links' full bandwidth.
+    recoverable: a unit on another device than its job's last one begins when all that that changed is stored, so that
+        a lost device costs units, and no job its progress.
     """
 
     prefetch: bool = True
@@ -52,6 +54,7 @@ class Mechanism:
     cap_devices: bool = False
     eviction: Literal["next-use", "lru"] = "next-use"
     pinned: bool = True
+    recoverable: bool = False
 
     def __post_init__(self) -> None:
         zone = self.loading_zone_fraction

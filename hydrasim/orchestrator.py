@@ -14,14 +14,13 @@ from hydrasim.asking import ask, complain_of_idling, complain_of_order
 from hydrasim.command import (
     HOST,
     Command,
+    DeviceBack,
+    DeviceLost,
     Event,
     Failed,
     Finished,
     Happening,
-    JobAdded,
     JobArrived,
-    JobPaused,
-    JobStopped,
     Kind,
     Lane,
 )
@@ -30,11 +29,12 @@ from hydrasim.dataflow import BlockKey
 from hydrasim.errors import HydraError, PlanError
 from hydrasim.following import Following
 from hydrasim.future import Future
+from hydrasim.heeding import heed
 from hydrasim.mechanism import DEFAULT_EFFECTS, EFFECTS, OURS, Effects, Mechanism
 from hydrasim.memory import Block
 from hydrasim.precedence import Precedence
-from hydrasim.profile import StatedCosts
 from hydrasim.progress import JobProgress
+from hydrasim.recovery import Recovery, change_devices
 from hydrasim.residency import Residency
 from hydrasim.view import View
 from hydrasim.workload import ActivationMode, ShardUnit, TrainingJob, Workload
@@ -81,9 +81,9 @@ class Orchestrator:
         if dags and self._transfers:
             raise HydraError("replaced DAGs have no data flow; simulate them with effects 'theory'.")
         templates = {job.name: Templates.of_job(job, (dags or {}).get(job.name)) for job in workload.jobs}
-        self._beliefs_of: dict[str, CostModel] = {}  # of jobs that were added
+        self.beliefs_by_job: dict[str, CostModel] = {}  # of jobs that were added
         self.progress = {
-            job.name: self._at_the_beginning(job, templates[job.name], order) for order, job in enumerate(workload.jobs)
+            job.name: self.at_the_beginning(job, templates[job.name], order) for order, job in enumerate(workload.jobs)
         }
         self.in_flight: list[deque[ShardUnit]] = [deque() for _ in cluster.devices]
         plan, future = policy.plan, None
@@ -93,9 +93,12 @@ class Orchestrator:
         self.residency = Residency(workload, cluster, mechanism, future) if self._transfers else None
         shares = self.residency is not None and self.residency.host.pages
         self.following = None if plan is None or future is None else Following(plan, future.order if shares else None)
-        self._precedence = Precedence()
-        self._num_issued = self._num_jobs_done = 0
-        self._next_number = self._num_outstanding = 0
+        self.precedence = Precedence()
+        self.recovery = Recovery(self) if mechanism.recoverable and self.residency is not None else None
+        self.outstanding: dict[int, Command] = {}
+        self.withdrawn: list[int] = []  # by the newest event
+        self.up = [True] * len(cluster.devices)
+        self._num_issued = self.num_jobs_done = self._next_number = 0
         self._commands: list[Command] = []
         self._alternatives: tuple[ShardUnit, ...] = ()  # to the unit being bound
         self._story: deque[Command] = deque(maxlen=_STORY_LENGTH)
@@ -110,13 +113,13 @@ class Orchestrator:
     @property
     def finished(self) -> bool:
         """All jobs are trained and all their state is back in host memory, or on disk."""
-        return self._num_jobs_done == len(self.progress) and not self._num_outstanding
+        return self.num_jobs_done == len(self.progress) and not self.outstanding
 
     def start(self) -> list[Command]:
         """Return the commands that open the run."""
         for progress in self.progress.values():
             if progress.arrived:
-                self._fetch(progress, 0, set())
+                self.fetch(progress, 0, set())
         self._dispatch()
         return self._take()
 
@@ -128,21 +131,30 @@ class Orchestrator:
         """
         if isinstance(event, Failed):
             raise event.error
+        if isinstance(event, DeviceLost | DeviceBack):
+            change_devices(self, event)
+            self._dispatch()
+            return self._take()
         if not isinstance(event, Finished):
             self.heed(event)
             self._dispatch()
             return self._take()
         command = event.command
-        self._num_outstanding -= 1
+        del self.outstanding[command.number]
+        if self.recovery is not None:
+            self.recovery.journal.finished(command.number)
         if command.kind is Kind.COMPUTE:
             unit = command.unit
             progress = self.progress[unit.job]
             progress.finish(unit, event.end_s - event.start_s)
             self.in_flight[command.device].remove(unit)
-            self._num_jobs_done += progress.finished
+            self.num_jobs_done += progress.finished
             self._dispatch()
         elif command.kind is Kind.UPDATE:
             self.progress[command.unit.job].note_update(-1)
+            self._dispatch()
+        if self.recovery is not None and self.recovery.restarting:
+            self.recovery.restart()
             self._dispatch()
         return self._take()
 
@@ -154,18 +166,11 @@ class Orchestrator:
         """
         if self.following is not None and not isinstance(event, JobArrived):
             raise PlanError(f"job {event.job!r} was told, but a plan says what every unit does; run a policy.")
-        if isinstance(event, JobAdded):
-            self._add(event.training_job)
-        elif isinstance(event, JobArrived):
-            self._arrive(self.progress[event.job])
-        elif isinstance(event, JobStopped):
-            self._stop(self.progress[event.job])
-        else:
-            self.progress[event.job].pause(isinstance(event, JobPaused))
+        heed(self, event)
 
     def beliefs_of(self, job: str) -> CostModel:
         """Return the costs of a job's units that the policy sees."""
-        return self._beliefs_of.get(job, self.beliefs)
+        return self.beliefs_by_job.get(job, self.beliefs)
 
     def eligible(self, device: int) -> Sequence[ShardUnit]:
         """See `View.eligible`."""
@@ -181,14 +186,15 @@ class Orchestrator:
     def _dispatch(self) -> None:
         """Serve idle devices, then let busy ones choose ahead, until nothing more can be issued."""
         ahead = self._transfers and self.mechanism.prefetch
+        in_use = [device for device, up in enumerate(self.up) if up][: self.num_devices]
         again = True
         while again:
             again = False
             for busy in (0, 1) if ahead else (0,):
-                for device in range(self.num_devices):
+                for device in in_use:
                     if len(self.in_flight[device]) == busy and self._serve(device):
                         again = self.following is not None  # a unit issued here may free a step elsewhere
-        idles = not any(self.in_flight) and self._num_jobs_done < len(self.progress)
+        idles = not any(self.in_flight) and all(self.up) and self.num_jobs_done < len(self.progress)
         if idles and all(job.arrived and not job.paused and not job.num_updates for job in self.progress.values()):
             if self.following is not None:
                 complain_of_order(self.following.plan, self.following.positions, self.progress)
@@ -225,59 +231,54 @@ class Orchestrator:
 
     def _bind(self, unit: ShardUnit, device: int, eligible: Sequence[ShardUnit]) -> None:
         progress = self.progress[unit.job]
-        before = self._precedence.before(progress, unit)
+        before, start = self.precedence.before(progress, unit), len(self._commands)
+        if self.recovery is not None and self.residency is not None:
+            before |= self.recovery.journal.elsewhere(unit.job, device)
+            self.residency.host.taken_changes()
         self._alternatives = tuple(eligible[:_NUM_ELIGIBLE_KEPT])
         if self.residency is None:
-            compute = self._emit(Kind.COMPUTE, Lane.COMPUTE, device, unit, before)
+            compute = self.emit(Kind.COMPUTE, Lane.COMPUTE, device, unit, before)
         else:
-            compute = self.residency.bind(unit, device, before, self._emit)
+            compute = self.residency.bind(unit, device, before, self.emit)
         if self.following is not None:
             self.following.bound(unit, device, compute, None if self.residency is None else self.residency.evicted)
         progress.issue(unit, device, self._num_issued)
         self._num_issued += 1
         self.in_flight[device].append(unit)
-        self._precedence.note_compute(unit, compute.number)
-        if is_last_forward(progress.job, unit):
-            self._fetch(progress, unit.minibatch + 1, {compute.number})
+        self.precedence.note_compute(unit, compute.number)
+        attempt = None
+        if self.recovery is not None and self.residency is not None:
+            changes, emitted = self.residency.host.taken_changes(), self._commands[start:]
+            attempt = self.recovery.journal.issued(unit, device, compute, emitted, changes)
+        if is_last_forward(progress.job, unit) and progress.num_fetched == unit.minibatch + 1:
+            number = self.fetch(progress, unit.minibatch + 1, {compute.number})
+            if attempt is not None:
+                attempt.fetch = number
 
-    def _fetch(self, progress: JobProgress, minibatch: int, after: set[int]) -> None:
-        """Have the job's loader produce a mini-batch; the random stream makes it follow a forward."""
+    def fetch(self, progress: JobProgress, minibatch: int, after: set[int]) -> int | None:
+        """Have the job's loader produce a mini-batch; the random stream makes it follow a forward.
+
+        Return the command, None if there is no more mini-batch.
+        """
         job = progress.job
         if self.residency is None or minibatch == job.num_minibatches:
-            return
+            return None
+        if self.recovery is not None:
+            after = after | self.recovery.journal.before(job.name, minibatch - 1)
+        progress.num_fetched += 1
         node = progress.template.nodes[progress.template.sources[0]]
-        command = self._emit(Kind.FETCH, Lane.HOST, HOST, ShardUnit(job.name, *node, minibatch), after)
-        self._precedence.note_fetch(job.name, command.number)
+        command = self.emit(Kind.FETCH, Lane.HOST, HOST, ShardUnit(job.name, *node, minibatch), after)
+        self.precedence.note_fetch(job.name, command.number)
         for key in (BlockKey("x", job.name, 0, minibatch), BlockKey("y", job.name, len(job.shards) - 1, minibatch)):
             self.residency.fetched(key, command)
+        return command.number
 
-    def _arrive(self, progress: JobProgress) -> None:
-        if not progress.finished:
-            progress.arrive()
-            self._fetch(progress, 0, set())
-
-    def _stop(self, progress: JobProgress) -> None:
-        if not progress.finished:  # what is fetched for the next mini-batch is left unused
-            progress.stop()
-            self._num_jobs_done += progress.finished
-            if self.residency is not None and progress.num_issued_units:
-                self.residency.stop(progress.job, self._emit)
-
-    def _at_the_beginning(self, job: TrainingJob, templates: Templates, order: int) -> JobProgress:
+    def at_the_beginning(self, job: TrainingJob, templates: Templates, order: int) -> JobProgress:
+        """Return the progress of a job of which nothing was issued, by what is believed."""
         beliefs, num_devices = self.beliefs_of(job.name), len(self.cluster.devices)
         return JobProgress.at_the_beginning(order, job, templates, beliefs, num_devices)
 
-    def _add(self, job: TrainingJob) -> None:
-        grown = Workload((*self.workload.jobs, job))
-        if self.residency is not None:
-            self.residency.add(job, self.workload)
-        self.workload = grown
-        self._beliefs_of[job.name] = StatedCosts(Workload((job,)), self.cluster)
-        progress = self._at_the_beginning(job, Templates.of_job(job), len(self.progress))
-        self.progress[job.name] = progress
-        self._fetch(progress, 0, set())
-
-    def _emit(
+    def emit(
         self,
         kind: Kind,
         lane: Lane,
@@ -299,7 +300,7 @@ class Orchestrator:
             mode, eligible, live_bytes=live_bytes,
         )  # fmt: skip
         self._next_number += 1
-        self._num_outstanding += 1
+        self.outstanding[command.number] = command
         if kind is Kind.UPDATE:
             self.progress[unit.job].note_update(1)
         self._commands.append(command)

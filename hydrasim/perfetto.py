@@ -33,7 +33,11 @@ MEMORY = "memory in use"
 
 _MICROSECONDS = 1e6
 _SHORTEST_S = 1e-9  # times are rounded to it
-_OF_JOBS = {(Kind.FETCH.value, HOST): "loader", (Kind.UPDATE.value, HOST): "updates"}  # lanes of the host, a job each
+# Lanes of the host, a job each.
+_OF_JOBS = {
+    (kind.value, HOST): name
+    for kind, name in ((Kind.FETCH, "loader"), (Kind.RESTORE, "loader"), (Kind.UPDATE, "updates"))
+}
 _LANES = [Lane.COMPUTE.value, Lane.H2D.value, Lane.D2H.value]
 _DEVICE_RATES = {
     "h2d rate": {Kind.LOAD.value},

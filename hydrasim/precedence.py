@@ -23,6 +23,10 @@ class Precedence:
     def note_fetch(self, job: str, number: int) -> None:
         self._fetch_of[job] = number
 
+    def forget(self, unit: ShardUnit) -> None:
+        """A unit is not to be followed any more; it will be issued again."""
+        self._compute_of.pop(unit, None)
+
     def before(self, progress: JobProgress, unit: ShardUnit) -> set[int]:
         """Return the commands that the unit follows, by its DAG or from the mini-batch before, and its fetch.
 
@@ -35,7 +39,8 @@ class Precedence:
             minibatch -= 1
             template = progress.templates.of(minibatch)
             before = frozenset(range(len(template.nodes)))
-        found = {self._compute_of[ShardUnit(unit.job, *template.nodes[i], minibatch)] for i in before}
+        units = [ShardUnit(unit.job, *template.nodes[i], minibatch) for i in before]
+        found = {self._compute_of[before] for before in units if before in self._compute_of}  # else it is long done
         if is_first and unit.job in self._fetch_of:
             found.add(self._fetch_of[unit.job])
         if is_first and minibatch:  # nothing will ask for the mini-batch before the last one

@@ -60,6 +60,7 @@ class JobProgress:
         self.remaining_s = self._remaining_s()
         self._ready: list[ShardUnit] | None = None
         self.arrived, self.paused = not job.arrival_s, False
+        self.num_fetched = 0  # mini-batches that the loader was asked for
 
     @classmethod
     def at_the_beginning(
@@ -178,6 +179,44 @@ class JobProgress:
             del self._left[unit.minibatch]
             self.minibatches_done += 1
         self.busy_s += seconds
+        self._ready = None
+
+    def rewind(self, units: Sequence[ShardUnit], devices: Sequence[int]) -> None:
+        """Count units as not issued, from the newest to the oldest; devices: to which they had been."""
+        for unit, device in zip(units, devices, strict=True):
+            if unit in self._outstanding:
+                self._outstanding.remove(unit)
+            else:
+                self.num_done_units -= 1
+                if unit.minibatch not in self._left:
+                    self._left[unit.minibatch] = 0
+                    self.minibatches_done -= 1
+                self._left[unit.minibatch] += 1
+            self.num_issued_units -= 1
+            self.devices[device] -= 1
+        oldest = units[-1]
+        position = self.templates.of(oldest.minibatch).index[oldest.phase, oldest.shard]
+        self._stand_at(oldest.minibatch, position)
+
+    def restart(self) -> None:
+        """Count everything as still to be done, of a job of which nothing is under way."""
+        self.num_done_units = self.num_issued_units = self.num_fetched = self.minibatches_done = 0
+        self._left.clear()
+        self._stand_at(0, 0)
+
+    def _stand_at(self, minibatch: int, position: int) -> None:
+        """Have all units up to a position of a mini-batch issued, and those of them that are not outstanding done."""
+        if not position and minibatch:
+            minibatch -= 1
+            position = len(self.templates.of(minibatch).nodes)
+        self.minibatch = minibatch
+        self._issued = set(range(position))
+        template = self.template
+        running = {template.index[u.phase, u.shard] for u in self._outstanding if u.minibatch == minibatch}
+        self._done = self._issued - running
+        left = range(position, len(template.nodes))
+        self.minibatch_left_s = sum(self._unit_s[template][i] for i in left)
+        self.remaining_s = self._remaining_s()
         self._ready = None
 
     def _next_units(self, satisfied: set[int], outstanding: list[ShardUnit], num_updates: int = 0) -> list[ShardUnit]:

@@ -11,7 +11,8 @@ from hydrasim.mechanism import OURS, Mechanism
 from hydrasim.orchestrator import Orchestrator
 from hydrasim.policies.follow_plan import FollowPlan
 from hydrasim.profile import StatedCosts
-from hydrasim.simulator import SimBackend, arrivals
+from hydrasim.sim_backend import SimBackend
+from hydrasim.simulator import arrivals
 
 if TYPE_CHECKING:
     from hydrasim.cluster import Cluster

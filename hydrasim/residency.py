@@ -13,13 +13,17 @@ from hydrasim.command import Command, Kind, Lane
 from hydrasim.dataflow import BlockKey, Dataflow, activations_of, block_bytes, dataflow, is_last_update, state_keys
 from hydrasim.host_memory import Emit, HostMemory
 from hydrasim.host_updates import outdates_copies, update_on_host
-from hydrasim.memory import NEVER, Arena, Block, Segment
+from hydrasim.loads import Loads, missing_bytes
+from hydrasim.memory import NEVER, Arena, Block
 from hydrasim.workload import ActivationMode, Phase, ShardUnit, TrainingJob, Workload
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from hydrasim.cluster import Cluster
     from hydrasim.future import Future
     from hydrasim.mechanism import Mechanism
+    from hydrasim.recovery import Attempt
 
 
 class Residency:
@@ -31,7 +35,8 @@ class Residency:
         check_fits(workload, cluster, mechanism)
         self.host = HostMemory(workload, cluster, mechanism, future)
         self.arenas = [Arena(nbytes) for nbytes in arena_bytes(workload, cluster)]
-        self._zones = [zone_bytes(arena.capacity, mechanism) for arena in self.arenas]
+        zones = [zone_bytes(arena.capacity, mechanism) for arena in self.arenas]
+        self._loads = [Loads(device, mechanism, self.host, zone) for device, zone in enumerate(zones)]
         self._lazy = {(job.name, index) for job in workload.jobs for index in self._lazy_on(job)}
         self._holders: dict[BlockKey, list[int]] = {}
         self._bound = [0] * len(self.arenas)
@@ -62,6 +67,37 @@ class Residency:
                     emit,
                 )
 
+    def undo(self, attempt: Attempt, unfinished: set[int]) -> None:
+        """Take back what binding a unit did, but for the room that was made for it."""
+        self.host.undo(attempt.changes)
+        [compute] = [command for command in attempt.commands if command.kind is Kind.COMPUTE]
+        flow = dataflow(self._jobs[attempt.unit.job], attempt.unit, compute.mode)
+        blocks = self.arenas[attempt.device].blocks
+        filled = {c.block for c in attempt.commands if c.kind is Kind.LOAD and c.number in unfinished}
+        for key in [key for key in blocks if key in filled or key in flow.writes]:
+            self._retire(blocks[key], attempt.device)
+
+    def lose(self, device: int, gone: set[int], lost_stores: Iterable[BlockKey]) -> set[str]:
+        """Have a device empty; return the jobs whose newest state was there alone. gone: see `HostMemory.lose`.
+
+        lost_stores: the blocks that were on their way from it.
+        """
+        old = self.arenas[device]
+        for key in old.blocks:
+            self._holders[key].remove(device)
+        self.arenas[device] = Arena(old.capacity)
+        self.arenas[device].peak_bytes = old.peak_bytes
+        self._last_compute[device] = NEVER
+        on_way = {key.job for key in lost_stores if key.kind == "w" and (key.job, device) in self._lazy}
+        return self.host.lose(device, gone) | on_way
+
+    def reset(self, job: TrainingJob, ready: int) -> None:
+        """Have nothing of a job anywhere but its state in host memory, which a command makes current."""
+        for device, arena in enumerate(self.arenas):
+            for key in [key for key in arena.blocks if key.job == job.name]:
+                self._retire(arena.blocks[key], device)
+        self.host.reset(job, ready)
+
     def fetched(self, key: BlockKey, command: Command) -> None:
         """Note which command brings a mini-batch into host memory."""
         self.host.create(key, ready=command.number)
@@ -84,9 +120,7 @@ class Residency:
         return mode if found or key in self.arenas[device].blocks else "recompute"
 
     def missing_bytes(self, unit: ShardUnit, device: int) -> int:
-        blocks = self.arenas[device].blocks
-        reads = self._flow(unit, device).reads
-        return sum(max(0, need - (blocks[key].valid_bytes if key in blocks else 0)) for key, need in reads)
+        return missing_bytes(self.arenas[device], self._flow(unit, device))
 
     def bind(self, unit: ShardUnit, device: int, predecessors: set[int], emit: Emit) -> Command:
         """Emit everything that the unit takes on the device; return its compute command."""
@@ -96,7 +130,7 @@ class Residency:
         self._settle_elsewhere(unit, device, flow, emit)
         if not self._place_all(unit, device, flow, emit):
             flow = self._pack(unit, device, emit)
-        loads = self._load_all(unit, device, flow, emit)
+        loads = self._loads[device].load(unit, self.arenas[device], flow, self._last_compute[device], emit)
         compute = self._compute(unit, device, flow, predecessors | loads, emit)
         self._store_outputs(unit, device, flow, compute, emit)
         self._update_on_host(unit, flow, emit)
@@ -169,43 +203,6 @@ class Residency:
     def _put(self, key: BlockKey, nbytes: int, offset: int, device: int) -> None:
         self._holders.setdefault(key, []).append(device)
         self.arenas[device].place(key, nbytes, offset)
-
-    def _load_all(self, unit: ShardUnit, device: int, flow: Dataflow, emit: Emit) -> set[int]:
-        """Load what is missing: at once where memory is free, the rest when the previous unit is over."""
-        arena, previous = self.arenas[device], self._last_compute[device]
-        ahead = self._zones[device]
-        if ahead is not None and not self._mechanism.partial_prefetch and self.missing_bytes(unit, device) > ahead:
-            ahead = 0
-        lane = Lane.COMPUTE if self._mechanism.synchronous_copies else Lane.H2D
-        loads: set[int] = set()
-        for key, need in flow.reads:
-            block = arena.blocks.get(key)
-            if block is None or block.valid_bytes >= need:
-                continue
-            ready = self.host.before_load(key, unit, emit)
-            for start, end, guards in self._slices(block, need, previous):
-                for low, high in _cut(start, end, ahead):
-                    after = set(guards)
-                    if ahead is not None:
-                        late = low >= start + ahead or not ahead
-                        if late and previous != NEVER:
-                            after.add(previous)
-                    if ready is not None:
-                        after.add(ready)
-                    command = emit(Kind.LOAD, lane, device, unit, after, block, low, high - low)
-                    loads.add(command.number)
-                    self.host.loaded(key, command)
-                if ahead is not None:
-                    ahead = max(0, ahead - (end - start))
-            block.valid_bytes = need
-        return loads
-
-    def _slices(self, block: Block, need: int, previous: int) -> list[Segment]:
-        """Split the missing bytes into what is loaded ahead and what waits, where that is allowed."""
-        if self._mechanism.partial_prefetch:
-            return block.runs(need, previous)
-        guards = frozenset[int]().union(*(segment.guards for segment in block.unwritten(need)))
-        return [Segment(block.valid_bytes, need, guards)]
 
     def _compute(self, unit: ShardUnit, device: int, flow: Dataflow, after: set[int], emit: Emit) -> Command:
         blocks = self.arenas[device].blocks
@@ -310,10 +307,3 @@ class Residency:
         if not self._holders[block.key]:
             del self._holders[block.key]
         self.arenas[device].retire(block)
-
-
-def _cut(start: int, end: int, ahead: int | None) -> list[tuple[int, int]]:
-    """Split a range where the loading zone is full."""
-    if ahead is None or ahead <= 0 or start + ahead >= end:
-        return [(start, end)]
-    return [(start, start + ahead), (start + ahead, end)]

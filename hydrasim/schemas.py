@@ -130,6 +130,7 @@ class ClusterFile(_Strict):
     compute_slowdown: list[Annotated[FiniteFloat, Field(ge=1, le=1e6)]] = []
     variation: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0.0
     dispatch_s: Seconds = 0.0
+    restart_s: Seconds = 0.0
     core_copy_bytes_per_s: Rate = math.inf
 
 
@@ -169,7 +170,7 @@ class SpanFile(_Strict):
     """One line of a timeline."""
 
     number: Whole
-    kind: Literal["fetch", "load", "compute", "store", "read", "write", "send", "gather", "update"]
+    kind: Literal["fetch", "load", "compute", "store", "read", "write", "send", "gather", "update", "restore"]
     device: int = Field(ge=-1, lt=MAX_COPIES)
     lane: Literal["h2d", "compute", "d2h", "host", "peer", "disk", "update"]
     unit: UnitText

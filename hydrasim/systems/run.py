@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from hydrasim.charging import checked_s
-from hydrasim.command import Command, Event, Failed, Finished, Kind
+from hydrasim.command import Command, Event, Failed, Finished, Happening, Kind
 from hydrasim.errors import SystemRefused
 from hydrasim.loop import run
 from hydrasim.mechanism import DEFAULT_EFFECTS, EFFECTS, Effects, includes
@@ -83,8 +83,11 @@ class Group:
 class SystemRun:
     """A rival's orchestrator: events in, commands out, as the loop wants it.
 
-    policy: the system, by whose name the timeline goes. peak_bytes: what it needs of each device.
+    policy: the system, by whose name the timeline goes. peak_bytes: what it needs of each device. withdrawn: none, as a
+    rival does not lose devices.
     """
+
+    withdrawn: Sequence[int] = ()
 
     def __init__(
         self,
@@ -152,7 +155,7 @@ class SystemRun:
         if isinstance(event, Finished):
             if not self._finish(event.command.number) and not self._is_due():
                 return []
-        else:
+        elif isinstance(event, Happening):
             self._waiting.append(self.workload.job(event.job))
         return self._go_on()
 

@@ -229,7 +229,7 @@ def test_a_worker_killed_from_outside_is_named_with_what_it_did(pool):
             os.kill(pool.workers[0].pid, signal.SIGKILL)
 
     with pytest.raises(ExecutionError, match="the worker of device 0 was killed by SIGKILL"):
-        train([small_job(steps=50)], DEVICES, pool=pool, on_event=kill)
+        train([small_job(steps=50)], DEVICES, pool=pool, on_event=kill, recover=False)
 
 
 def test_a_failure_leaves_the_users_models_as_they_were(pool):

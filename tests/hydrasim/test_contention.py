@@ -19,7 +19,7 @@ from hydrasim.cluster import MEMORY, Disk
 from hydrasim.command import HOST, Command, Kind, Lane
 from hydrasim.contention import CORES, Contention, max_min, uncontended_s
 from hydrasim.profile import StatedCosts
-from hydrasim.simulator import SimBackend
+from hydrasim.sim_backend import SimBackend
 from hydrasim.systems import simulate_system
 from hydrasim.workload import Phase, ShardUnit, Workload
 from tests.hydrasim import simgrid_flows

@@ -10,7 +10,7 @@ from hydrasim import OURS, Cluster, Device, Plan, Shard, ShardUnit, TrainingJob,
 from hydrasim.cluster import Disk
 from hydrasim.command import HOST, Command, Kind, Lane, normal_form
 from hydrasim.errors import HostMemoryTooSmall
-from hydrasim.host_memory import HostMemory, Ledger
+from hydrasim.host_memory import HostMemory
 from hydrasim.plan import Step
 from hydrasim.planning import make_plan
 from hydrasim.policies.follow_plan import FollowPlan
@@ -41,30 +41,6 @@ def two(mode: str = "recompute", **fields: object) -> TrainingJob:
     """Return a job of two shards with a block each of state, boundary and activations."""
     shard = Shard(1.0, 1.0, BLOCK, output_bytes=BLOCK, activation_bytes=BLOCK)
     return TrainingJob("A", (shard,) * 2, 1, activation_mode=mode, **fields)
-
-
-# Ledger
-
-
-def test_fresh_bytes_go_first_and_wait_for_nothing():
-    ledger = Ledger(100)
-    ledger.give(50, {7})
-    assert ledger.take(100) == set()
-    assert (ledger.take(30), ledger.free_bytes) == ({7}, 20)
-
-
-def test_bytes_given_up_first_go_first_and_carry_their_guards():
-    ledger = Ledger(0)
-    ledger.give(50, {1})
-    ledger.give(50, {2, 3})
-    assert ledger.take(40) == {1}
-    assert ledger.take(20) == {1, 2, 3}
-    assert ledger.take(40) == {2, 3}
-
-
-def test_bytes_that_nobody_gave_up_are_a_bug():
-    with pytest.raises(AssertionError, match="60 bytes are wanted, 50 are free"):
-        Ledger(50).take(60)
 
 
 # What counts

@@ -29,7 +29,7 @@ from hydrasim.optimum.bounds import lower_bounds
 from hydrasim.plan import Plan
 from hydrasim.policies.follow_plan import FollowPlan
 from hydrasim.profile import StatedCosts
-from hydrasim.simulator import SimBackend
+from hydrasim.sim_backend import SimBackend
 from hydrasim.view import View
 from tests.worlds import BLOCK, BYTE_A_SECOND, Script, devices, fig6, heavy, job, spans, times, units, workload
 

@@ -73,16 +73,19 @@ class Machine:
         """Carry out all commands in the order of true time."""
         spans = self._span
         for command in sorted(self._commands, key=lambda c: (spans[c.number].start_s, spans[c.number].end_s, c.number)):
-            if command.kind is Kind.FETCH:
-                self._fetch(command)
-            elif command.kind is Kind.COMPUTE:
-                self._compute(command)
-            elif command.kind is Kind.UPDATE:
-                self._update(command)
-            elif command.kind in (Kind.READ, Kind.WRITE):
-                self._page(command)
-            else:
-                self._copy(command)
+            self._carry_out(command)
+
+    def _carry_out(self, command: Command) -> None:
+        if command.kind is Kind.FETCH:
+            self._fetch(command)
+        elif command.kind is Kind.COMPUTE:
+            self._compute(command)
+        elif command.kind is Kind.UPDATE:
+            self._update(command)
+        elif command.kind in (Kind.READ, Kind.WRITE):
+            self._page(command)
+        else:
+            self._copy(command)
 
     def check_state_is_newest(self) -> None:
         """After the last mini-batch host memory or disk must hold every shard as its last update left it."""

@@ -1,0 +1,79 @@
+"""What training came to, job by job, and who is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from executor.callbacks import Callback, EvaluationDone, MinibatchDone
+from executor.errors import ExecutionError
+from executor.evaluation import Score, mean_of
+from hydrasim.command import JobStopped
+from hydrasim.errors import told
+from hydrasim.schedule import Schedule
+from hydrasim.workload import ShardUnit, TrainingJob
+
+
+class Accounts:
+    """Losses by job, one a mini-batch, in order; metrics, one an evaluation. A unit that is redone is told of once.
+
+    callbacks: told of each. stops: what they ask for.
+    """
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self.losses: dict[str, list[float]] = {}
+        self.metrics: dict[str, list[float]] = {}
+        self.stops: list[JobStopped] = []
+        self._callbacks = callbacks
+        self._schedules: dict[str, Schedule] = {}
+        self._scores: dict[str, list[Score]] = {}  # of the newest evaluation
+        self._newest: dict[str, int] = {}  # mini-batch that was told of
+
+    def open(self, job: TrainingJob) -> None:
+        """Keep account of one more job."""
+        self._schedules[job.name] = job.schedule
+        self.losses[job.name], self.metrics[job.name], self._scores[job.name] = [], [], []
+        self._newest[job.name] = -1
+
+    def has_finished(self, job: TrainingJob) -> bool:
+        """Tell whether a job was trained and evaluated to its end, and so was not stopped."""
+        num_evaluations = job.schedule.num_epochs if job.evaluation_minibatches else 0
+        done = len(self.losses[job.name]), len(self.metrics[job.name])
+        return done == (job.schedule.num_trained, num_evaluations)
+
+    def trained(self, unit: ShardUnit, loss: float, at_s: float) -> None:
+        """Note the loss of a mini-batch."""
+        losses, schedule = self.losses[unit.job], self._schedules[unit.job]
+        number = schedule.trained_before(unit.minibatch)
+        losses[number:] = [loss]
+        if self._is_news(unit):
+            self._tell(self._callbacks, MinibatchDone(unit.job, number, schedule.num_trained, loss, at_s))
+
+    def evaluated(self, unit: ShardUnit, score: Score, at_s: float) -> None:
+        """Collect a mini-batch's score; the last one of an epoch makes its metric."""
+        scores, schedule = self._scores[unit.job], self._schedules[unit.job]
+        place, epoch = schedule.place(unit.minibatch), schedule.epoch(unit.minibatch)
+        scores[place:] = [score]
+        if not schedule.ends_evaluation(unit.minibatch):
+            return
+        metric = mean_of(scores)
+        self.metrics[unit.job][epoch:] = [metric]
+        if self._is_news(unit):
+            told_of = [callback.on_evaluation for callback in self._callbacks if hasattr(callback, "on_evaluation")]
+            self._tell(told_of, EvaluationDone(unit.job, epoch, schedule.num_epochs, metric, at_s))
+
+    def _is_news(self, unit: ShardUnit) -> bool:
+        """Tell whether a mini-batch is done for the first time, and remember it."""
+        before, self._newest[unit.job] = self._newest[unit.job], max(self._newest[unit.job], unit.minibatch)
+        return unit.minibatch > before
+
+    def _tell(self, callbacks: Sequence[Callable[[Any], Any]], done: MinibatchDone | EvaluationDone) -> None:
+        """Call callbacks in turn; one that returns True stops the job."""
+        for callback in callbacks:
+            try:
+                if callback(done) is True:
+                    self.stops.append(JobStopped(done.job, done.at_s))
+            except Exception as reason:
+                raise ExecutionError(
+                    f"a callback failed after {done.what} of job {done.job!r}: {told(reason)}"
+                ) from reason

@@ -1,0 +1,81 @@
+"""Devices that are lost in a run: their workers are started again, a few times, and join it when they are ready."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing import Pipe
+
+from executor.errors import ExecutionError
+from executor.process import Child
+from executor.replacement import Replacement
+from executor.stage import Stage
+from hydrasim.workload import ShardUnit
+
+_MOST_LOSSES = 8  # of a device, after which it stays away
+_MOST_DEATHS = 3  # of workers in one unit, which is taken to cause them then
+
+
+class Losses:
+    """What became of lost devices. reader: has something to read when one may be back. stories: how each was lost."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self.reader, self._writer = Pipe(duplex=False)
+        self.stories: list[str] = []
+        self.away: set[int] = set()
+        self._starting: list[Replacement] = []
+        self._counts: Counter[object] = Counter()
+
+    def lose(self, device: int, story: ExecutionError, unit: ShardUnit | None) -> None:
+        """Have a device's worker be started again, unless that was done often enough. unit: that it was running.
+
+        Raises:
+            ExecutionError: that unit kills whoever runs it, or no device is left.
+        """
+        self.note(story, unit)
+        self.away.add(device)
+        self._counts[device] += 1
+        if self._counts[device] <= _MOST_LOSSES:
+            self._starting.append(self._stage.replace(device, self._wake))
+        else:
+            self._stage.pool.workers[device].kill()
+        self._check()
+
+    def note(self, story: ExecutionError, cause: object) -> None:
+        """Keep how a process was lost. cause: what it was doing, None for nothing.
+
+        Raises:
+            ExecutionError: that ends whoever does it.
+        """
+        if cause is not None:
+            self._counts[cause] += 1
+            if self._counts[cause] == _MOST_DEATHS:
+                raise story from None
+        self.stories.append(str(story))
+
+    def returned(self) -> Iterator[tuple[int, Child]]:
+        """Yield devices that are back, with their new workers."""
+        self.reader.recv_bytes()
+        for replacement in [one for one in self._starting if one.child is not None or one.error]:
+            self._starting.remove(replacement)
+            if replacement.error:
+                self.stories.append(f"device {replacement.device} could not be set up again: {replacement.error}.")
+                continue
+            self.away.remove(replacement.device)
+            yield replacement.device, self._stage.install(replacement)
+        self._check()
+
+    def _check(self) -> None:
+        if len(self.away) == len(self._stage.pool.devices) and not self._starting:
+            raise ExecutionError("no device is left: " + " ".join(self.stories))
+
+    def _wake(self) -> None:
+        with suppress(OSError):  # the run may be over
+            self._writer.send_bytes(b"!")
+
+    def close(self) -> None:
+        """Listen no more; what is still being started ends with the run."""
+        self._writer.close()
+        self.reader.close()

@@ -1,0 +1,55 @@
+"""What befalls jobs of a run from outside: they are submitted, added, stopped, paused or resumed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hydrasim.command import Happening, JobAdded, JobArrived, JobPaused, JobStopped
+from hydrasim.dag import Templates
+from hydrasim.profile import StatedCosts
+from hydrasim.workload import TrainingJob, Workload
+
+if TYPE_CHECKING:
+    from hydrasim.orchestrator import Orchestrator
+    from hydrasim.progress import JobProgress
+
+
+def heed(run: Orchestrator, event: Happening) -> None:
+    """Have a job of a run begin, end, rest or go on.
+
+    Raises:
+        WorkloadError, HydraError: a job that is added has the name of another, or no room.
+    """
+    if isinstance(event, JobAdded):
+        _add(run, event.training_job)
+    elif isinstance(event, JobArrived):
+        _arrive(run, run.progress[event.job])
+    elif isinstance(event, JobStopped):
+        _stop(run, run.progress[event.job])
+    else:
+        run.progress[event.job].pause(isinstance(event, JobPaused))
+
+
+def _arrive(run: Orchestrator, progress: JobProgress) -> None:
+    if not progress.finished:
+        progress.arrive()
+        run.fetch(progress, 0, set())
+
+
+def _stop(run: Orchestrator, progress: JobProgress) -> None:
+    if not progress.finished:  # what is fetched for the next mini-batch is left unused
+        progress.stop()
+        run.num_jobs_done += progress.finished
+        if run.residency is not None and progress.num_issued_units:
+            run.residency.stop(progress.job, run.emit)
+
+
+def _add(run: Orchestrator, job: TrainingJob) -> None:
+    grown = Workload((*run.workload.jobs, job))
+    if run.residency is not None:
+        run.residency.add(job, run.workload)
+    run.workload = grown
+    run.beliefs_by_job[job.name] = StatedCosts(Workload((job,)), run.cluster)
+    progress = run.at_the_beginning(job, Templates.of_job(job), len(run.progress))
+    run.progress[job.name] = progress
+    run.fetch(progress, 0, set())
