@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from selectors import EVENT_READ, DefaultSelector
@@ -39,9 +40,9 @@ Source = Process | Control | Losses
 
 
 class TorchBackend:
-    """Carries commands out on real devices. losses: by job, one a mini-batch, in order; metrics: one an evaluation.
+    """Carries commands out on real devices. accounts: what training comes to; devices: those that were lost.
 
-    callbacks: told of each. control: tells what is to happen to jobs.
+    callbacks: told of mini-batches and evaluations. control: tells what is to happen to jobs.
     """
 
     def __init__(
@@ -126,7 +127,8 @@ class TorchBackend:
         self._held = [entry for entry in self._held if entry[0].number not in gone]
         for where, skipped in skips.items():
             self._send(where, Skip(tuple(skipped)))
-        for number in sorted(gone):
+        for number in sorted(gone, reverse=True):
+            del self._issued_s[number]
             self._regions.give_back(self._forget(number))
 
     def _forget(self, number: int) -> Command:
@@ -177,7 +179,8 @@ class TorchBackend:
             self.devices.note(story, doing and doing.unit)
             self._listen_to(source, self._stage.reload)
             if doing is not None:
-                self._loaders[source].send((doing.number, doing.unit.minibatch))
+                with suppress(OSError):  # it has ended again, which will be read
+                    self._loaders[source].send((doing.number, doing.unit.minibatch))
             return
         self._sources.unregister(self._pool.workers[source].connection)
         self.devices.lose(source, story, doing.unit if doing is not None and doing.kind is Kind.COMPUTE else None)
@@ -251,7 +254,8 @@ class TorchBackend:
                     assert self._pool.updater is not None
                     self._pool.updater.connection.send(order)
             except (BrokenPipeError, OSError):
-                raise self._lost(command.unit.job if order is None else None) from None
+                if order is not None or self.devices is None:  # else its end will be read, and another is asked
+                    raise self._lost(command.unit.job if order is None else None) from None
 
     def _restore(self, command: Command) -> None:
         """Have a job begin again, with a loader that does."""

@@ -89,6 +89,9 @@ class DevicePool:
             ExecutionError: a dataloader could not be made there.
         """
         assert self._loader_host is not None
+        if self._loader_host.has_ended:
+            self._loader_host.kill()
+            self._loader_host = Child("executor.loader")
         opened: dict[str, Connection] = {}
         for setup in setups:
             own, other = socket.socketpair()
@@ -106,6 +109,14 @@ class DevicePool:
             if answer != "ready":
                 raise ExecutionError(f"job {name!r}: its loader could not be set up: {answer[0].text}")
         return opened
+
+    @property
+    def loader_pids(self) -> list[int]:
+        """The loader processes that run, the one that was forked first before the others."""
+        if self._loader_host is None:
+            return []
+        with open(f"/proc/{self._loader_host.pid}/task/{self._loader_host.pid}/children") as file:
+            return sorted(map(int, file.read().split()))
 
     def close_loader(self, job: str) -> None:
         """Hang up on a job's loader, which ends it."""

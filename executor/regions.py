@@ -14,7 +14,7 @@ class Regions:
     def __init__(self, store: HostStore) -> None:
         self._store = store
         self._newest: dict[BlockKey, int] = {}
-        self._target: dict[int, int] = {}  # command -> the region that it fills
+        self._filling: dict[int, tuple[BlockKey, int]] = {}  # command -> the region that it fills, in their order
 
     def know(self, job: TrainingJob) -> None:
         """Begin with a job's state as it is."""
@@ -27,19 +27,19 @@ class Regions:
     def next(self, command: Command) -> int:
         """Return a region for the next version of a command's state, which counts once the command is done."""
         assert command.block is not None
-        region = self._target[command.number] = self._newest[command.block] = self._store.spare(command.block)
+        region = self._newest[command.block] = self._store.spare(command.block)
+        self._filling[command.number] = command.block, region
         return region
 
     def commit(self, command: Command) -> None:
         """Have what a command made be the state, if it made one."""
-        if command.number in self._target:
-            assert command.block is not None
-            self._store.commit(command.block, self._target.pop(command.number))
+        if command.number in self._filling:
+            self._store.commit(*self._filling.pop(command.number))
 
     def give_back(self, command: Command) -> None:
-        """Have the state stay as it is that a command was to make, if any; none that came after counts either."""
-        region = self._target.pop(command.number, None)
-        if region is not None:
-            assert command.block is not None
-            self._store.give_back(command.block, region)
-            self._newest[command.block] = self._store.location[command.block]
+        """Have the state that a command was to make, if any, be what those before it make."""
+        if command.number in self._filling:
+            key, region = self._filling.pop(command.number)
+            self._store.give_back(key, region)
+            others = [other for found, other in self._filling.values() if found == key]
+            self._newest[key] = others[-1] if others else self._store.location[key]

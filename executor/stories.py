@@ -29,7 +29,8 @@ def failure_of(process: Process, message: Broken, command: Command | None) -> Ex
 def end_of(process: Process, pool: DevicePool, doing: Command | None) -> ExecutionError:
     """Say that a process ended, how, and what it was doing."""
     if isinstance(process, str):
-        return ExecutionError(f"job {process!r}: its loader process ended while a mini-batch was awaited.")
+        when = "while idle" if doing is None else "while a mini-batch was awaited"
+        return ExecutionError(f"{named(process)} process ended {when}.")
     if process is None:
         assert pool.updater is not None
         return ExecutionError(f"{UPDATER} {pool.updater.describe_end()}.")

@@ -170,6 +170,8 @@ def cluster_fields(cluster: Cluster) -> dict[str, Any]:
     """Return a cluster as plain JSON values, the inverse of `read_cluster`; infinite bandwidth is left out."""
     fields = _finite(asdict(cluster))
     assert isinstance(fields, dict)
+    if not cluster.restart_s:
+        del fields["restart_s"]
     return {"version": 1, **fields}
 
 

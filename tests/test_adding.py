@@ -154,19 +154,22 @@ def test_an_evaluation_that_ends_the_run_may_add_the_next_job_and_so_on(pool):
     assert [d for job, answer in zip(made, answers, strict=True) for d in differences(job, result, answer)] == []
 
 
+class Table(nn.Module):
+    """A layer with 16,000 bytes of constants."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("table", torch.ones(1000, 4))
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.layer(x + self.table[0])
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_what_does_not_fit_is_refused_with_numbers_and_the_run_goes_on(pool):
     control, refusals = Control(), []
     shared = small_job("A")
-
-    class Table(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("table", torch.ones(1000, 4))
-            self.layer = nn.Linear(4, 2)
-
-        def forward(self, x):
-            return self.layer(x + self.table[0])
 
     wrong = {
         "no cuts of it do with": small_job("C", model=perceptron(4, 8000, 2), cuts=None),
@@ -191,15 +194,6 @@ def test_what_does_not_fit_is_refused_with_numbers_and_the_run_goes_on(pool):
 @pytest.mark.usefixtures("one_thread")
 def test_a_reserve_is_for_constant_tensors_and_is_used_up(pool):
     control, found = Control(), []
-
-    class Table(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("table", torch.ones(1000, 4))
-            self.layer = nn.Linear(4, 2)
-
-        def forward(self, x):
-            return self.layer(x + self.table[0])
 
     more = [small_job(name, model=nn.Sequential(Table()), cuts=()) for name in "CD"]
     answer = expected(more[0])

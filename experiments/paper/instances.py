@@ -6,11 +6,11 @@ each time, so that a makespan is always one of the present simulator.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
-from experiments.paper.solved import Answer, digest_of, stated
+from experiments.paper.solved import Answer, digest_of, settings, stated
 from hydrasim import Cluster, Device, Link, Plan, Shard, ShardUnit, TrainingJob, Workload
 from hydrasim.mechanism import OURS
 from hydrasim.optimum import find_optimum
@@ -47,7 +47,7 @@ class Instance:
     @property
     def digest(self) -> str:
         """A hash of all that determines the solver's answer."""
-        fields = [_VERSION, TIME_LIMIT_S, self.effects, asdict(OURS), stated(self.workload), asdict(self.cluster)]
+        fields = [_VERSION, TIME_LIMIT_S, self.effects, settings(OURS), stated(self.workload), settings(self.cluster)]
         return digest_of(fields)
 
 

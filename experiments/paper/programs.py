@@ -6,13 +6,12 @@ import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.paper.solved import Answer, Solved, digest_of, stated
+from experiments.paper.solved import Answer, Solved, digest_of, settings, stated
 from hydrasim.optimum import milp
 from hydrasim.optimum.problem import problem_of
 from hydrasim.presets import Kind, Preset, paper_fig7
@@ -50,7 +49,7 @@ def answers(settings: Sequence[Setting], solved: Path, *, fresh: bool) -> dict[t
 def key_of(setting: Setting, way: str) -> str:
     """Return a name for a program, with a hash of all that determines its answer."""
     preset = setting.preset(SEED)
-    fields = [_VERSION, way, TIME_LIMIT_S, largest_pieces(setting), stated(preset.workload), asdict(preset.cluster)]
+    fields = [_VERSION, way, TIME_LIMIT_S, largest_pieces(setting), stated(preset.workload), settings(preset.cluster)]
     return f"{setting.kind}, {setting.models} models, {setting.devices} devices, {way}, {digest_of(fields)}"
 
 

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hydrasim.cluster import Cluster
 from hydrasim.disk import make_folder, write_text
 from hydrasim.errors import HydraError
 from hydrasim.files import workload_fields
+from hydrasim.mechanism import Mechanism
 from hydrasim.workload import Workload
 
+_LATER = {"restart_s": 0.0, "recoverable": False}
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
 Answer = dict[str, Any]  # JSON values
@@ -56,6 +60,11 @@ def solved_file(figure: str) -> Path:
 def stated(workload: Workload) -> dict[str, Any]:
     """Return what a digest takes of a workload: what its file says, which leaves out what few jobs have."""
     return {"jobs": workload_fields(workload)["jobs"]}
+
+
+def settings(of: Cluster | Mechanism) -> dict[str, Any]:
+    """Return what a digest takes of a cluster or mechanism, without fields that came later while they change nothing."""
+    return {name: value for name, value in asdict(of).items() if name not in _LATER or value != _LATER[name]}
 
 
 def digest_of(fields: list[Any]) -> str:

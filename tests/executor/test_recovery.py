@@ -168,13 +168,6 @@ def test_a_kill_between_a_units_end_and_its_stores_costs_that_unit_again(pool):
     assert set(computes) == {f"A/{unit}#{n}" for n in range(6) for unit in ("F0", "L1", "B0")}
 
 
-def loaders_of(pool) -> list[int]:
-    """Return the loader processes, in the order in which they were forked."""
-    host = pool._loader_host.pid
-    with open(f"/proc/{host}/task/{host}/children") as file:
-        return sorted(map(int, file.read().split()))
-
-
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("after", [13, 47, 90])
 def test_a_killed_loader_is_replaced_and_goes_on_in_its_order(after, data, pool):
@@ -184,7 +177,7 @@ def test_a_killed_loader_is_replaced_and_goes_on_in_its_order(after, data, pool)
         nonlocal count
         count += 1
         if count == after:
-            os.kill(loaders_of(pool)[0], signal.SIGKILL)
+            os.kill(pool.loader_pids[0], signal.SIGKILL)
 
     fields = {"dataloader": DATA[data](14), "evaluate_on": DATA[data](6), "epochs": 3}
     jobs = [attention("A", 1, **fields), small_job("B", 6)]

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hydrasim.command import HOST, Command, Kind
+from hydrasim.dag import Template, minibatch_dag
 from hydrasim.dataflow import ALIGNMENT, BlockKey, aligned
 from hydrasim.workload import ActivationMode, Phase, ShardUnit, TrainingJob, Workload
 
@@ -333,6 +334,12 @@ def trains(job: TrainingJob) -> list[bool]:
         if left:
             found += [True] * min(job.minibatches, left) + [False] * job.evaluation_minibatches
     return found
+
+
+def units_of(job: TrainingJob) -> list[str]:
+    """Return all units of a job in their order."""
+    nodes = [(n, node) for n in range(job.num_minibatches) for node in Template(minibatch_dag(job, n)).nodes]
+    return [str(ShardUnit(job.name, *node, n)) for n, node in nodes]
 
 
 def num_versions(job: TrainingJob, shard: int) -> int:

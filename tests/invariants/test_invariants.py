@@ -8,15 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydrasim import Plan, ShardUnit, Timeline, simulate
+from hydrasim import Plan, Timeline, simulate
 from hydrasim.command import HOST, Command, Kind, normal_form
-from hydrasim.dag import Template, minibatch_dag
 from hydrasim.mechanism import EFFECTS
 from hydrasim.optimum.bounds import lower_bounds
 from hydrasim.policies.follow_plan import FollowPlan
 from hydrasim.profile import StatedCosts
 from tests.invariants.strategies import PerturbedCosts, World, worlds
-from tests.invariants.symbolic import Machine, happens_before, spans_by_lane
+from tests.invariants.symbolic import Machine, happens_before, spans_by_lane, units_of
 
 
 def run(world: World, **changes: object) -> tuple[Timeline, list[Command]]:
@@ -42,14 +41,9 @@ def check_lanes_and_causality(timeline: Timeline, commands: list[Command]) -> No
 def check_units(world: World, timeline: Timeline) -> None:
     """Every unit runs once, in its job's order, one after the other."""
     for job in world.workload.jobs:
-        wanted = [
-            str(ShardUnit(job.name, *node, n))
-            for n in range(job.num_minibatches)
-            for node in Template(minibatch_dag(job, n)).nodes
-        ]
         spans = [span for span in timeline.spans if span.kind == "compute" and span.job == job.name]
         spans.sort(key=lambda span: (span.start_s, span.number))
-        assert [span.unit for span in spans] == wanted
+        assert [span.unit for span in spans] == units_of(job)
         assert all(first.end_s <= second.start_s for first, second in zip(spans, spans[1:], strict=False))
 
 

@@ -8,12 +8,11 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydrasim import ShardUnit, Timeline, simulate
+from hydrasim import Timeline, simulate
 from hydrasim.command import HOST, Command, DeviceBack, DeviceLost, Event, Kind
-from hydrasim.dag import Template, minibatch_dag
 from hydrasim.dataflow import state_keys
 from tests.invariants.strategies import World, worlds
-from tests.invariants.symbolic import Cell, Machine
+from tests.invariants.symbolic import Cell, Machine, units_of
 
 Loss = tuple[DeviceLost, int]  # and the first command that was issued after it
 
@@ -122,15 +121,10 @@ def run(world: World, failures: list[tuple[int, float, float]]) -> tuple[Timelin
 def check_units(world: World, timeline: Timeline) -> None:
     """The last attempts of all units are a whole run, in order."""
     for job in world.workload.jobs:
-        wanted = [
-            str(ShardUnit(job.name, *node, n))
-            for n in range(job.num_minibatches)
-            for node in Template(minibatch_dag(job, n)).nodes
-        ]
         spans = [span for span in timeline.spans if span.kind == "compute" and span.job == job.name]
         last = {span.unit: span for span in sorted(spans, key=lambda span: span.number)}
         order = sorted(last.values(), key=lambda span: (span.start_s, span.number))
-        assert [span.unit for span in order] == wanted
+        assert [span.unit for span in order] == units_of(job)
         assert all(first.end_s <= second.start_s for first, second in zip(order, order[1:], strict=False))
 
 
