@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WITH_RIVALS := crossover end-to-end precision saturn throughput  # figures that carry how far those were off
 
-.PHONY: help demo test lint types paper exactness nightly validate memory hostile analytic engine emulated peers speed gpu report claims tutorial ci clean
+.PHONY: help demo test lint types paper exactness nightly validate memory hostile analytic engine emulated peers speed faults gpu report claims tutorial ci clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -50,6 +50,9 @@ analytic: .venv/installed  ## the analytic estimate against this CPU, one minute
 
 engine: .venv/installed  ## the simulator's speed beside bare SimPy, into results/engine/
 	$(BIN)/python -m experiments.engine
+
+faults: .venv/installed  ## workers and loaders killed in 200 runs, into results/faults/; 25 minutes
+	$(BIN)/python -m experiments.faults
 
 hostile: .venv/installed  ## 5,000 random simulations and 200 abused processes, into results/hostile/
 	$(BIN)/python -m experiments.hostile

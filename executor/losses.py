@@ -77,5 +77,6 @@ class Losses:
 
     def close(self) -> None:
         """Listen no more; what is still being started ends with the run."""
+        self._starting.clear()
         self._writer.close()
         self.reader.close()

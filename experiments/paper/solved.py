@@ -63,7 +63,7 @@ def stated(workload: Workload) -> dict[str, Any]:
 
 
 def settings(of: Cluster | Mechanism) -> dict[str, Any]:
-    """Return what a digest takes of a cluster or mechanism, without fields that came later while they change nothing."""
+    """Return what a digest takes of a cluster or mechanism: fields that came later only where they change something."""
     return {name: value for name, value in asdict(of).items() if name not in _LATER or value != _LATER[name]}
 
 
