@@ -16,7 +16,7 @@ from executor.control import Control
 from executor.errors import ExecutionError
 from executor.evaluation import Score
 from executor.host_store import DEVICE_LANES
-from executor.losses import Losses
+from executor.lost_devices import LostDevices
 from executor.messages import Broken, Done, Order, Skip
 from executor.regions import Regions
 from executor.stage import Admitted, Stage
@@ -36,11 +36,11 @@ from hydrasim.command import (
 from hydrasim.workload import TrainingJob, Workload
 
 # Of events: a process, who asks for what is to happen to jobs, or what brings devices back.
-Source = Process | Control | Losses
+Source = Process | Control | LostDevices
 
 
 class TorchBackend:
-    """Carries commands out on real devices. accounts: what training comes to; devices: those that were lost.
+    """Carries commands out on real devices. accounts: what training comes to; lost_devices: and what became of them.
 
     callbacks: told of mini-batches and evaluations. control: tells what is to happen to jobs.
     """
@@ -71,28 +71,28 @@ class TorchBackend:
         self._held: list[tuple[Command, Order | None]] = []  # of the host: fetches, and updates with their orders
         self._events: deque[Event] = deque()
         self._pointless: set[int] = set()  # commands that may have begun, and whose end nobody is told of
-        self.devices = Losses(stage) if stage.recovers else None
-        if self.devices is not None:
-            self._sources.register(self.devices.reader, EVENT_READ, self.devices)
+        self.lost_devices = LostDevices(stage) if stage.recovers else None
+        if self.lost_devices is not None:
+            self._sources.register(self.lost_devices.reader, EVENT_READ, self.lost_devices)
         self._started_s, self._started_core_s = time.monotonic(), time.thread_time()
         self.core_s = 0.0  # of the thread that drives the run, the orchestrator's deciding included; known at the end
 
     def close(self) -> None:
         """Stop listening; the connections belong to the pool."""
         self._sources.close()
-        if self.devices is not None:
-            self.devices.close()
+        if self.lost_devices is not None:
+            self.lost_devices.close()
         self.core_s = time.thread_time() - self._started_core_s
 
     @property
     def faults(self) -> tuple[str, ...]:
         """What became of processes that ended, of which the run has recovered."""
-        return () if self.devices is None else tuple(self.devices.stories)
+        return () if self.lost_devices is None else tuple(self.lost_devices.stories)
 
     def submit(self, commands: list[Command]) -> None:
         """Send commands to their workers and loaders."""
         orders: dict[int, list[Order]] = {}
-        now_s = round(time.monotonic() - self._started_s, 7)  # finer digits are noise, and files of them large
+        now_s = round(self._now_s(), 7)  # finer digits are noise, and files of them large
         for command in commands:
             self._running[command.number] = command
             self._issued_s[command.number] = now_s
@@ -147,7 +147,7 @@ class TorchBackend:
             connection.recv_bytes()
             yield from self._asked()
             return
-        if isinstance(source, Losses):
+        if isinstance(source, LostDevices):
             for device, child in source.returned():
                 self._sources.register(child.connection, EVENT_READ, device)
                 yield DeviceBack(device, self._now_s())
@@ -173,17 +173,17 @@ class TorchBackend:
         """
         doing = self._doing(source)
         story = end_of(source, self._pool, doing)
-        if self.devices is None or source is None:
+        if self.lost_devices is None or source is None:
             raise story from None
         if isinstance(source, str):
-            self.devices.note(story, doing and doing.unit)
+            self.lost_devices.note(story, doing and doing.unit)
             self._listen_to(source, self._stage.reload)
             if doing is not None:
                 with suppress(OSError):  # it has ended again, which will be read
                     self._loaders[source].send((doing.number, doing.unit.minibatch))
             return
         self._sources.unregister(self._pool.workers[source].connection)
-        self.devices.lose(source, story, doing.unit if doing is not None and doing.kind is Kind.COMPUTE else None)
+        self.lost_devices.lose(source, story, doing.unit if doing is not None and doing.kind is Kind.COMPUTE else None)
         yield DeviceLost(source, self._now_s())
 
     def _now_s(self) -> float:
@@ -254,7 +254,7 @@ class TorchBackend:
                     assert self._pool.updater is not None
                     self._pool.updater.connection.send(order)
             except (BrokenPipeError, OSError):
-                if order is not None or self.devices is None:  # else its end will be read, and another is asked
+                if order is not None or self.lost_devices is None:  # else its end will be read, and another is asked
                     raise self._lost(command.unit.job if order is None else None) from None
 
     def _restore(self, command: Command) -> None:
@@ -309,10 +309,10 @@ class TorchBackend:
         return next((command for command in began if command is not None and command.device == process), None)
 
     def _send(self, device: int, message: object) -> None:
-        if self.devices is not None and device in self.devices.away:
+        if self.lost_devices is not None and device in self.lost_devices.away:
             return
         try:
             self._pool.workers[device].connection.send(message)
         except (BrokenPipeError, OSError):
-            if self.devices is None:  # else its end will be read, and what it had is redone
+            if self.lost_devices is None:  # else its end will be read, and what it had is redone
                 raise self._lost(device) from None

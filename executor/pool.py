@@ -16,7 +16,7 @@ from executor.devices import CpuDevice, Device
 from executor.devices.cpu import LinkClock
 from executor.errors import ExecutionError
 from executor.messages import Addition, Broken, LoaderSetup, Setup, UpdaterSetup, Used
-from executor.process import Child
+from executor.process import Child, children_of
 from executor.replacement import Replacement
 
 UPDATER = "the process that updates in host memory"
@@ -113,10 +113,7 @@ class DevicePool:
     @property
     def loader_pids(self) -> list[int]:
         """The loader processes that run, the one that was forked first before the others."""
-        if self._loader_host is None:
-            return []
-        with open(f"/proc/{self._loader_host.pid}/task/{self._loader_host.pid}/children") as file:
-            return sorted(map(int, file.read().split()))
+        return [] if self._loader_host is None else children_of(self._loader_host.pid)
 
     def close_loader(self, job: str) -> None:
         """Hang up on a job's loader, which ends it."""

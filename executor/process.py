@@ -83,6 +83,12 @@ class Child:
         self.socket.close()
 
 
+def children_of(pid: int) -> list[int]:
+    """Return the processes that a process has started and that are left, by their numbers."""
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return sorted(map(int, file.read().split()))
+
+
 def receive_fd(source: socket.socket) -> int:
     """Receive one descriptor.
 

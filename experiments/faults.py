@@ -33,6 +33,7 @@ from executor.compare_state import identical
 from executor.errors import ExecutionError
 from executor.host_store import HostStore
 from executor.prepare import Prepared
+from executor.process import children_of
 from executor.reference import train_plain
 from experiments.faults_report import write_report
 from experiments.report import step_progress
@@ -261,8 +262,7 @@ def _descriptors() -> int:
 
 def _descendants(pid: int) -> list[int]:
     """Return the processes that a process started, and theirs."""
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        children = list(map(int, file.read().split()))
+    children = children_of(pid)
     return children + [below for child in children for below in _descendants(child)]
 
 

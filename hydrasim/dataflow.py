@@ -182,6 +182,11 @@ def state_keys(job: TrainingJob) -> list[BlockKey]:
     return [BlockKey("w", job.name, shard, -1) for shard in range(len(job.shards))]
 
 
+def fetched_keys(job: TrainingJob, minibatch: int) -> tuple[BlockKey, BlockKey]:
+    """Return the blocks that a job's loader produces for a mini-batch: its input and its targets."""
+    return BlockKey("x", job.name, 0, minibatch), BlockKey("y", job.name, len(job.shards) - 1, minibatch)
+
+
 def passing_keys(job: TrainingJob) -> list[BlockKey]:
     """Return the blocks that lie in host memory at most at a time, state aside.
 
@@ -194,7 +199,7 @@ def passing_keys(job: TrainingJob) -> list[BlockKey]:
     keys += [BlockKey("g", job.name, shard, 0) for shard in range(last)]
     keys.append(BlockKey("y", job.name, last, 0))
     if job.num_minibatches > 1:
-        keys += [BlockKey("x", job.name, 0, 1), BlockKey("y", job.name, last, 1)]
+        keys += fetched_keys(job, 1)
     if job.separate_updates:
         num_places = min(2, job.accumulate, job.num_minibatches)
         keys += [BlockKey("d", job.name, shard, n) for shard in range(last + 1) for n in range(num_places)]

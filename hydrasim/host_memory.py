@@ -75,6 +75,7 @@ class HostMemory:
         self._set_apart_bytes = passing_bytes + state_bytes
         self._newest_store: dict[tuple[str, str, int], int] = {}  # kind, job, shard of what has one place
         self._num_bound = 0
+        self._keeps_changes = mechanism is not None and mechanism.recoverable
         self._changes: Changes = []
         self._newest: dict[int, int] = {}  # device -> bind sequence number of its newest unit
 
@@ -99,7 +100,8 @@ class HostMemory:
 
     def create(self, key: BlockKey, *, ready: int | None = None, made_on: int | None = None) -> None:
         """Give a block that is not state its home; state has one from the beginning."""
-        self._changes.append((key, self.homes.get(key)))
+        if self._keeps_changes:
+            self._changes.append((key, self.homes.get(key)))
         self.homes[key] = Home(home_bytes(self._jobs[key.job], key), ready, made_on=made_on)
         self._count(self.homes[key].nbytes)
 
@@ -107,11 +109,15 @@ class HostMemory:
         """Nobody needs the block any more; one that was never stored has no home."""
         home = self.homes.pop(key, None)
         if home is not None:
-            self._changes.append((key, home))
+            if self._keeps_changes:
+                self._changes.append((key, home))
             self._count(-home.nbytes)
 
     def taken_changes(self) -> Changes:
-        """Return which homes of blocks other than state came and went since the last call, in order."""
+        """Return which homes of blocks other than state came and went since the last call, in order.
+
+        Of a mechanism that is not recoverable nothing is kept.
+        """
         changes, self._changes = self._changes, []
         return changes
 

@@ -25,7 +25,7 @@ from hydrasim.command import (
     Lane,
 )
 from hydrasim.dag import Node, Templates, is_last_forward
-from hydrasim.dataflow import BlockKey
+from hydrasim.dataflow import BlockKey, fetched_keys
 from hydrasim.errors import HydraError, PlanError
 from hydrasim.following import Following
 from hydrasim.future import Future
@@ -269,7 +269,7 @@ class Orchestrator:
         node = progress.template.nodes[progress.template.sources[0]]
         command = self.emit(Kind.FETCH, Lane.HOST, HOST, ShardUnit(job.name, *node, minibatch), after)
         self.precedence.note_fetch(job.name, command.number)
-        for key in (BlockKey("x", job.name, 0, minibatch), BlockKey("y", job.name, len(job.shards) - 1, minibatch)):
+        for key in fetched_keys(job, minibatch):
             self.residency.fetched(key, command)
         return command.number
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hydrasim.command import HOST, Command, DeviceBack, DeviceLost, Kind, Lane
-from hydrasim.dataflow import BlockKey
+from hydrasim.dataflow import fetched_keys
 from hydrasim.errors import HydraError
 from hydrasim.workload import ShardUnit
 
@@ -185,9 +185,8 @@ class Recovery:
 
     def _forget_fetch(self, progress: JobProgress, minibatch: int) -> None:
         assert self._run.residency is not None
-        job = progress.job
         progress.num_fetched -= 1
-        for key in (BlockKey("x", job.name, 0, minibatch), BlockKey("y", job.name, len(job.shards) - 1, minibatch)):
+        for key in fetched_keys(progress.job, minibatch):
             self._run.residency.host.forget(key)
 
     def _begin_again(self, progress: JobProgress) -> None:

@@ -17,7 +17,7 @@ _MOST_LOSSES = 8  # of a device, after which it stays away
 _MOST_DEATHS = 3  # of workers in one unit, which is taken to cause them then
 
 
-class Losses:
+class LostDevices:
     """What became of lost devices. reader: has something to read when one may be back. stories: how each was lost."""
 
     def __init__(self, stage: Stage) -> None:
