@@ -19,7 +19,7 @@ from torch import nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
 from torch.utils import _pytree as pytree
 
-from executor.budget import storages_of
+from executor.budget import storages_of, uncounted
 from executor.compute import PLAIN, Boundary, Loss, Seeds, device_type, go_backward, needs_grad, run_layers
 from executor.copying import copy_bytes
 from executor.step import StepOptions
@@ -99,14 +99,17 @@ class SavedTensors:
         if self._arena is not None:
             if self.nbytes > self._room:
                 raise TooLarge(f"activations take more than the {self._room:,} bytes that they took in the pilot.")
-            copy_bytes(self._arena[self._block + start : self._block + start + len(data)], data)
+            with uncounted():
+                place = self._arena[self._block + start : self._block + start + len(data)]
+            copy_bytes(place, data)
         return start
 
     def _unpack(self, saved: _Saved | torch.Tensor) -> torch.Tensor:
         if isinstance(saved, torch.Tensor):
             return saved
         assert self._arena is not None
-        return saved.view(self._arena, self._weights if saved.in_weights else self._block)
+        with uncounted():
+            return saved.view(self._arena, self._weights if saved.in_weights else self._block)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,4 +172,5 @@ def _span(tensor: torch.Tensor) -> torch.Tensor:
 
 def _bytes(tensor: torch.Tensor, start: int, num_elements: int) -> torch.Tensor:
     """Return so many elements of a tensor's storage as uint8."""
-    return tensor.detach().as_strided((num_elements,), (1,), start).view(torch.uint8)
+    with uncounted():
+        return tensor.detach().as_strided((num_elements,), (1,), start).view(torch.uint8)

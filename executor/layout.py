@@ -163,7 +163,7 @@ class ShardOnDevice:
             if value.data_ptr() != place.data_ptr():
                 place.copy_(value)
                 self.optimizer.state[parameter][entry.key] = place
-            flags[entry.parameter] = 1
+                flags[entry.parameter] = 1
 
     def parameters_with_gradient(self) -> list[bool]:
         return [parameter.grad is not None for parameter in self.parameters]

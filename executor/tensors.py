@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from executor.budget import uncounted
 from hydrasim.dataflow import aligned
 
 
@@ -27,8 +28,9 @@ class Slot:
 
         Else a copy to anywhere in the buffer would count as a change of what a graph saved.
         """
-        flat = buffer[self.offset : self.offset + self.nbytes].view(self.dtype)
-        return flat.as_strided(self.shape, self.stride).data
+        with uncounted():
+            flat = buffer[self.offset : self.offset + self.nbytes].view(self.dtype)
+            return flat.as_strided(self.shape, self.stride).data
 
 
 @dataclass(frozen=True, slots=True)
