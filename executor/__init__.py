@@ -1,9 +1,11 @@
 """Train many models on few devices for real: shards in host memory, units on devices, bits as in plain training."""
 
 from executor.callbacks import CsvLog, EarlyStopping, EvaluationDone, LiveTable, MinibatchDone, TensorBoardLog
+from executor.checkpoint import Checkpoints
 from executor.control import Control
 from executor.devices import CpuDevice, CudaDevice
 from executor.grid import grid
+from executor.interrupt import Suspended
 from executor.job import TorchJob
 from executor.master_weights import MasterWeights
 from executor.pool import DevicePool
@@ -12,6 +14,7 @@ from executor.train import JobResult, RunResult, train
 from executor.weights import without_weights
 
 __all__ = [
+    "Checkpoints",
     "Control",
     "CpuDevice",
     "CsvLog",
@@ -25,6 +28,7 @@ __all__ = [
     "MinibatchDone",
     "Prepared",
     "RunResult",
+    "Suspended",
     "TensorBoardLog",
     "TorchJob",
     "grid",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from executor.callbacks import Callback, EvaluationDone, MinibatchDone
+from executor.checkpoint import Checkpoint
 from executor.errors import ExecutionError
 from executor.evaluation import Score, mean_of
 from hydrasim.command import JobStopped
@@ -29,11 +30,21 @@ class Accounts:
         self._scores: dict[str, list[Score]] = {}  # of the newest evaluation
         self._newest: dict[str, int] = {}  # mini-batch that was told of
 
-    def open(self, job: TrainingJob) -> None:
-        """Keep account of one more job."""
+    def open(self, job: TrainingJob, checkpoint: Checkpoint | None = None) -> None:
+        """Keep account of one more job, which may go on from a checkpoint."""
         self._schedules[job.name] = job.schedule
         self.losses[job.name], self.metrics[job.name], self._scores[job.name] = [], [], []
         self._newest[job.name] = -1
+        if checkpoint is not None:
+            self.losses[job.name] += checkpoint.numbers("losses")
+            self.metrics[job.name] += checkpoint.numbers("metrics")
+            self._newest[job.name] = checkpoint.facts.minibatch - 1
+
+    def before(self, job: str, minibatch: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return the losses and the metrics of a job's mini-batches before one."""
+        schedule = self._schedules[job]
+        num_trained = schedule.trained_before(minibatch)
+        return tuple(self.losses[job][:num_trained]), tuple(self.metrics[job])
 
     def has_finished(self, job: TrainingJob) -> bool:
         """Tell whether a job was trained and evaluated to its end, and so was not stopped."""

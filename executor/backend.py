@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from selectors import EVENT_READ, DefaultSelector
@@ -15,7 +14,9 @@ from executor.callbacks import Callback
 from executor.control import Control
 from executor.errors import ExecutionError
 from executor.evaluation import Score
+from executor.host_lanes import HostLanes
 from executor.host_store import DEVICE_LANES
+from executor.interrupt import Interrupt
 from executor.lost_devices import LostDevices
 from executor.messages import Broken, Done, Order, Skip
 from executor.regions import Regions
@@ -31,18 +32,20 @@ from hydrasim.command import (
     Finished,
     Happening,
     JobAdded,
+    JobSuspended,
     Kind,
 )
 from hydrasim.workload import TrainingJob, Workload
 
-# Of events: a process, who asks for what is to happen to jobs, or what brings devices back.
-Source = Process | Control | LostDevices
+# Of events: a process, who asks for what is to happen to jobs, Ctrl-C, or what brings devices back.
+Source = Process | Control | Interrupt | LostDevices
 
 
 class TorchBackend:
     """Carries commands out on real devices. accounts: what training comes to; lost_devices: and what became of them.
 
-    callbacks: told of mini-batches and evaluations. control: tells what is to happen to jobs.
+    callbacks: told of mini-batches and evaluations. control: tells what is to happen to jobs. interrupt: that all are
+    to be suspended.
     """
 
     def __init__(
@@ -52,24 +55,25 @@ class TorchBackend:
         loaders: dict[str, Connection],
         callbacks: Sequence[Callback] = (),
         control: Control | None = None,
+        interrupt: Interrupt | None = None,
     ) -> None:
         self.label = stage.label
-        self.accounts, self._control = Accounts(callbacks), control
+        self.accounts, self.interrupt, self._control = Accounts(callbacks), interrupt, control
         self._stage, self._pool, self._store = stage, stage.pool, stage.store
-        self._loaders: dict[str, Connection] = {}
         self._sources = DefaultSelector()  # kept, since setting one up for every event would cost more than the event
         self._regions = Regions(stage.store)
+        self._running: dict[int, Command] = {}
+        self._issued_s: dict[int, float] = {}
+        self._interested: dict[int, list[int]] = {}  # command -> devices that wait for it
+        self._host = HostLanes(stage, self._sources, self._regions, self.accounts, self._running)
+        self._events: deque[Event] = deque()
         for index, worker in enumerate(self._pool.workers):
             self._sources.register(worker.connection, EVENT_READ, index)
         for job in workload.jobs:
             self._know(job, loaders[job.name])
-        if control is not None and control.reader is not None:
-            self._sources.register(control.reader, EVENT_READ, control)
-        self._running: dict[int, Command] = {}
-        self._issued_s: dict[int, float] = {}
-        self._interested: dict[int, list[int]] = {}  # command -> devices that wait for it
-        self._held: list[tuple[Command, Order | None]] = []  # of the host: fetches, and updates with their orders
-        self._events: deque[Event] = deque()
+        for source in (control, interrupt):
+            if source is not None and source.reader is not None:
+                self._sources.register(source.reader, EVENT_READ, source)
         self._pointless: set[int] = set()  # commands that may have begun, and whose end nobody is told of
         self.lost_devices = LostDevices(stage) if stage.recovers else None
         if self.lost_devices is not None:
@@ -97,7 +101,7 @@ class TorchBackend:
             self._running[command.number] = command
             self._issued_s[command.number] = now_s
             if command.device == HOST:
-                self._hold(command)
+                self._host.hold(command)
             else:
                 orders.setdefault(command.device, []).append(self._order(command))
         for device, batch in orders.items():
@@ -124,7 +128,7 @@ class TorchBackend:
                 skips.setdefault(where, []).append(number)
                 self._pointless.add(number)
                 self._regions.give_back(self._running[number])
-        self._held = [entry for entry in self._held if entry[0].number not in gone]
+        self._host.withdraw(gone)
         for where, skipped in skips.items():
             self._send(where, Skip(tuple(skipped)))
         for number in sorted(gone, reverse=True):
@@ -146,6 +150,10 @@ class TorchBackend:
         if isinstance(source, Control):
             connection.recv_bytes()
             yield from self._asked()
+            return
+        if isinstance(source, Interrupt):
+            connection.recv_bytes()
+            yield from (JobSuspended(job, self._now_s()) for job in self._stage.parts)
             return
         if isinstance(source, LostDevices):
             for device, child in source.returned():
@@ -177,10 +185,7 @@ class TorchBackend:
             raise story from None
         if isinstance(source, str):
             self.lost_devices.note(story, doing and doing.unit)
-            self._listen_to(source, self._stage.reload)
-            if doing is not None:
-                with suppress(OSError):  # it has ended again, which will be read
-                    self._loaders[source].send((doing.number, doing.unit.minibatch))
+            self._host.replace_loader(source)
             return
         self._sources.unregister(self._pool.workers[source].connection)
         self.lost_devices.lose(source, story, doing.unit if doing is not None and doing.kind is Kind.COMPUTE else None)
@@ -201,13 +206,9 @@ class TorchBackend:
 
     def _know(self, job: TrainingJob, loader: Connection) -> None:
         """Listen to a job's processes, and keep account of it."""
-        self.accounts.open(job)
-        self._loaders[job.name] = loader
-        self._sources.register(loader, EVENT_READ, job.name)
+        self.accounts.open(job, self._stage.begun.get(job.name))
+        self._host.know(job, loader)
         self._regions.know(job)
-        updater = self._pool.updater
-        if updater is not None and updater.connection not in self._sources.get_map():
-            self._sources.register(updater.connection, EVENT_READ, None)
 
     def _order(self, command: Command) -> Order:
         """Say where state lies, and split the predecessors into this worker's and others'."""
@@ -228,47 +229,10 @@ class TorchBackend:
                 self._interested.setdefault(number, []).append(command.device)
         return Order(replace(command, after=(), eligible=()), region, 0, tuple(after), tuple(foreign))
 
-    def _hold(self, command: Command) -> None:
-        """Keep a command of the host until its predecessors are done."""
-        order = None
-        if command.kind is Kind.UPDATE:
-            assert command.block is not None
-            source = self._regions.newest(command.block)
-            order = Order(replace(command, after=(), eligible=()), self._regions.next(command), source)
-        self._held.append((command, order))
-
     def _release(self) -> None:
-        """Hand on what was held, as far as it may begin."""
-        held, self._held = self._held, []
-        for command, order in held:
-            if any(number in self._running for number in command.after):
-                self._held.append((command, order))
-                continue
-            if command.kind is Kind.RESTORE:
-                self._restore(command)
-                continue
-            try:
-                if order is None:
-                    self._loaders[command.unit.job].send((command.number, command.unit.minibatch))
-                else:
-                    assert self._pool.updater is not None
-                    self._pool.updater.connection.send(order)
-            except (BrokenPipeError, OSError):
-                if order is not None or self.lost_devices is None:  # else its end will be read, and another is asked
-                    raise self._lost(command.unit.job if order is None else None) from None
-
-    def _restore(self, command: Command) -> None:
-        """Have a job begin again, with a loader that does."""
-        started_s = time.monotonic()
-        self._listen_to(command.unit.job, self._stage.restart)
-        if (event := self._finished(Done(command.number, started_s, time.monotonic()))) is not None:
-            self._events.append(event)
-
-    def _listen_to(self, job: str, renew: Callable[[str], Connection]) -> None:
-        """Have a job's loader be another."""
-        self._sources.unregister(self._loaders[job])
-        self._loaders[job] = renew(job)
-        self._sources.register(self._loaders[job], EVENT_READ, job)
+        for done in self._host.release():
+            if (event := self._finished(done)) is not None:
+                self._events.append(event)
 
     def _finished(self, message: Done) -> Finished | None:
         if message.number in self._pointless:
@@ -277,8 +241,7 @@ class TorchBackend:
             return None
         command = self._forget(message.number)
         self._regions.commit(command)
-        if self._held:
-            self._release()
+        self._release()
         start_s, end_s = (round(moment_s - self._started_s, 7) for moment_s in (message.start_s, message.end_s))
         if isinstance(message.result, Score):
             self.accounts.evaluated(command.unit, message.result, end_s)
@@ -300,9 +263,7 @@ class TorchBackend:
     def _doing(self, process: Process) -> Command | None:
         """Return what a device's worker has begun and not reported, its unit first, or what a loader was asked for."""
         if isinstance(process, str):
-            held = {command.number for command, _ in self._held}
-            asked = (c for c in self._running.values() if c.kind is Kind.FETCH and c.unit.job == process)
-            return next((command for command in asked if command.number not in held), None)
+            return next(iter(self._host.asked_of(process)), None)
         if process is None:
             return None
         began = [self._running.get(self._store.read_doing(process, lane)) for lane in DEVICE_LANES]

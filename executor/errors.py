@@ -13,6 +13,10 @@ class ExtractionError(JobError):
     """A module cannot be turned into a chain of layers that gives the same bits."""
 
 
+class CheckpointError(HydraError, ValueError):
+    """A checkpoint cannot be written, or is damaged, or of another job."""
+
+
 class DeviceError(HydraError, RuntimeError):
     """A device is missing, or its settings are impossible."""
 

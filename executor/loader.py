@@ -1,4 +1,4 @@
-"""Loader processes: one a job, forked from a host that has imported torch once.
+"""Loader processes: one a job, forked from a host that has imported torch once; they save checkpoints, too.
 
 A loader draws from the same random stream as its model, so it takes that stream over after the last
 forward of a mini-batch and hands it on with the next one.
@@ -20,11 +20,13 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from executor import randomness
 from executor.host_store import HEADER_BYTES, StoreView
-from executor.messages import Broken, Done, LoaderSetup
+from executor.messages import Broken, Done, Fetch, LoaderSetup, Save
 from executor.process import die_with_parent, ending_with_parent, receive_fd
+from executor.saving import save
 from executor.tensors import spec_of, write_tree
 from hydrasim.dataflow import BlockKey, aligned
 from hydrasim.errors import told
@@ -39,7 +41,7 @@ class Loader:
         self._setup, self._store = setup, store
         self._dataloader, self._evaluate_on = pickle.loads(setup.payload)
         self._batches: Iterator[Any] = iter(())
-        self._name, self._length, self._num_taken = "", 0, 0  # of what it iterates over
+        self._name, self._evaluates, self._length, self._num_taken = "", False, 0, 0  # of what it iterates over
         self._is_new = True
 
     def fetch(self, minibatch: int) -> None:
@@ -64,24 +66,38 @@ class Loader:
     def _catch_up(self, minibatch: int) -> None:
         """Go on where a loader that ended was: begin its epoch as it did, and pass over what that has given.
 
-        What is drawn for a mini-batch that is passed over differs, and goes with it; orders are drawn at the beginning.
+        What is drawn for a mini-batch that is passed over differs, and goes with it; orders are drawn at the beginning,
+        and at the end of an epoch, which comes when the next one begins.
         """
+        schedule, store, job = self._setup.schedule, self._store, self._setup.job
         for evaluates in (False, True):
-            if orders := self._store.read_loader(self._setup.job, "orders", evaluates):
+            if orders := store.read_loader(job, "orders", evaluates):
                 _set_orders(self._source(evaluates)[0], pickle.loads(orders))
-        evaluates, done = self._setup.schedule.is_evaluation(minibatch), self._setup.schedule.place(minibatch)
-        if not done:
-            return
+        last = minibatch if schedule.place(minibatch) else minibatch - 1  # of the epoch to go on with, or to end
+        evaluates = schedule.is_evaluation(last)
         dataloader, name = self._source(evaluates)
-        state, begun = pickle.loads(self._store.read_loader(self._setup.job, "epoch", evaluates))
-        randomness.restore(state)
-        _set_orders(dataloader, begun)
-        self._begin(dataloader, name)
-        self._num_taken = sum(1 for _ in islice(self._batches, done))
+        record = store.read_loader(job, "epoch", evaluates)
+        begun_at, state, begun = pickle.loads(record) if record else (minibatch, b"", [])
+        has_ended = begun_at == minibatch  # and the next one has begun
+        if not has_ended and (last == minibatch or _draws_at_its_end(dataloader)):
+            randomness.restore(state)
+            _set_orders(dataloader, begun)
+            self._begin(dataloader, name, evaluates)
+            self._num_taken = sum(1 for _ in islice(self._batches, schedule.place(last) + (last < minibatch)))
 
-    def _begin(self, dataloader: Any, name: str) -> None:
-        self._batches, self._name = iter(dataloader), f"the {name}"
+    def _begin(self, dataloader: Any, name: str, evaluates: bool) -> None:
+        self._batches, self._name, self._evaluates = iter(dataloader), f"the {name}", evaluates
         self._length, self._num_taken = len(dataloader), 0
+
+    def _end(self) -> None:
+        """See that an epoch gave no more than it says, if all of it was taken."""
+        if next(self._batches, _END) is not _END:
+            raise ValueError(f"{self._name} yields more than the {self._length} mini-batches of its length.")
+        self._keep_orders(self._evaluates)
+
+    def _keep_orders(self, evaluates: bool) -> None:
+        if orders := _orders(self._source(evaluates)[0]):
+            self._store.write_loader(self._setup.job, "orders", evaluates, pickle.dumps(orders))
 
     def _source(self, evaluates: bool) -> tuple[Any, str]:
         return (self._evaluate_on, "evaluate_on") if evaluates else (self._dataloader, "dataloader")
@@ -91,19 +107,17 @@ class Loader:
         evaluates, done = schedule.is_evaluation(minibatch), schedule.place(minibatch)
         if not done:
             is_at_end = evaluates and schedule.trained_before(minibatch) == schedule.max_minibatches
-            is_whole = self._num_taken == self._length and not is_at_end
-            if is_whole and next(self._batches, _END) is not _END:
-                raise ValueError(f"{self._name} yields more than the {self._length} mini-batches of its length.")
+            if self._num_taken == self._length and not is_at_end:
+                self._end()
             dataloader, name = self._source(evaluates)
-            begun = pickle.dumps((randomness.save(), _orders(dataloader)))
+            begun = pickle.dumps((minibatch, randomness.save(), _orders(dataloader)))
             self._store.write_loader(self._setup.job, "epoch", evaluates, begun)
-            self._begin(dataloader, name)
+            self._begin(dataloader, name, evaluates)
         batch = next(self._batches, _END)
         if batch is _END:
             raise ValueError(f"{self._name} ended early, after {done} of {self._length} mini-batches.")
         self._num_taken += 1
-        if orders := _orders(self._source(evaluates)[0]):
-            self._store.write_loader(self._setup.job, "orders", evaluates, pickle.dumps(orders))
+        self._keep_orders(evaluates)
         return batch
 
     def _put(self, key: BlockKey, tree: Any, room: int) -> None:
@@ -135,22 +149,31 @@ def _set_orders(dataloader: Any, states: list[torch.Tensor]) -> None:
         generator.set_state(state)
 
 
+def _draws_at_its_end(dataloader: Any) -> bool:
+    """Tell whether it matters that an epoch of it is gone through to its end: samplers draw then, too."""
+    return bool(_generators(dataloader)) or not isinstance(dataloader, (list, tuple, DataLoader))
+
+
 def serve(connection: Connection, setup: LoaderSetup, store: StoreView) -> None:
-    """Say that the loader is ready; then answer requests (command number, mini-batch) until the parent hangs up."""
-    number = -1
+    """Say that the loader is ready; then do what is asked until the parent hangs up."""
+    number, what = -1, "setup"
     try:
         loader = Loader(setup, store)
         connection.send("ready")
         while True:
-            number, minibatch = connection.recv()
+            request: Fetch | Save = connection.recv()
+            number, what = request.number, type(request).__name__.lower()
             started = time.monotonic()
-            loader.fetch(minibatch)
+            if isinstance(request, Fetch):
+                loader.fetch(request.minibatch)
+            else:
+                save(setup, request, store)
             connection.send([Done(number, started, time.monotonic())])
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the run is over
     except BaseException as error:
         with contextlib.suppress(OSError):
-            connection.send([Broken(number, "fetch", told(error), traceback.format_exc())])
+            connection.send([Broken(number, what, told(error), traceback.format_exc())])
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from executor.devices import Device
 from executor.evaluation import Score
 from executor.host_store import Place
 from executor.layout import ShardLayout
+from executor.saving import SavingSetup
 from executor.step import Rates, StepOptions
 from executor.tensors import TreeSpec
 from executor.ties import Ties
@@ -89,7 +90,7 @@ class UpdaterSetup:
 class LoaderSetup:
     """Everything a loader process needs; the store's descriptor follows.
 
-    payload: the dataloaders to train and to evaluate on.
+    payload: the dataloaders to train and to evaluate on. saving: of a job that has checkpoints.
     """
 
     job: str
@@ -102,6 +103,30 @@ class LoaderSetup:
     target_bytes: int
     store_bytes: int
     places: dict[Place, int]
+    saving: SavingSetup | None = None
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """A loader is to produce a mini-batch."""
+
+    number: int
+    minibatch: int
+
+
+@dataclass(frozen=True)
+class Save:
+    """A loader is to save its job as it is after a mini-batch. regions: where the state of each shard lies.
+
+    losses, metrics: up to then. is_stopped: the job ends here, and is not to go on.
+    """
+
+    number: int
+    minibatch: int
+    regions: tuple[int, ...]
+    losses: tuple[float, ...]
+    metrics: tuple[float, ...]
+    is_stopped: bool
 
 
 @dataclass(frozen=True)

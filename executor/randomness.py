@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+from collections.abc import Mapping
 
 import numpy
 import torch
@@ -44,6 +45,39 @@ def restore(
             device.manual_seed(seed)
         else:
             device.set_state(_tensor(own))
+
+
+def tensors_of(state: bytes) -> dict[str, torch.Tensor]:
+    """Return a saved state as plain tensors, by name."""
+    cpu, (version, python, python_gauss), numpy_state, own = pickle.loads(state)
+    _, words, place, has_gauss, numpy_gauss = numpy_state
+    found = {
+        "torch": _tensor(cpu),
+        "python": torch.tensor([version, *python]),
+        "python.gauss": torch.tensor([] if python_gauss is None else [python_gauss], dtype=torch.float64),
+        "numpy": torch.tensor([*words.tolist(), place, has_gauss]),
+        "numpy.gauss": torch.tensor([numpy_gauss], dtype=torch.float64),
+    }
+    return found if own is None else found | {"device": _tensor(own)}
+
+
+def state_of(tensors: Mapping[str, torch.Tensor]) -> bytes:
+    """Return the state that `tensors_of` made into tensors.
+
+    Raises:
+        LookupError, ValueError, TypeError, RuntimeError: they are of no state.
+    """
+    version, *python = tensors["python"].tolist()
+    gauss = tensors["python.gauss"].tolist()
+    *words, place, has_gauss = tensors["numpy"].tolist()
+    numpy_state = ("MT19937", numpy.array(words, dtype=numpy.uint32), place, has_gauss, tensors["numpy.gauss"].item())
+    random.Random().setstate((version, tuple(python), gauss[0] if gauss else None))
+    numpy.random.RandomState().set_state(numpy_state)
+    torch.Generator().set_state(tensors["torch"])
+    own = tensors["device"].numpy().tobytes() if "device" in tensors else None
+    cpu = tensors["torch"].numpy().tobytes()
+    made = (cpu, (version, tuple(python), gauss[0] if gauss else None), numpy_state, own)
+    return pickle.dumps(made, protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def _tensor(state: bytes) -> torch.Tensor:

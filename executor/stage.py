@@ -8,12 +8,13 @@ the activation peak that was set apart.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 import cloudpickle
 
+from executor.checkpoint import Checkpoint, Checkpoints, path_of
 from executor.devices import CudaDevice
 from executor.errors import JobError
 from executor.host_store import HostStore
@@ -27,6 +28,7 @@ from executor.pool import DevicePool
 from executor.prepare import Prepared, check_apart, threads_of
 from executor.process import Child
 from executor.replacement import Replacement
+from executor.saving import restore, saving_setup
 from executor.step import rates_of
 from hydrasim.capacity import check_fits
 from hydrasim.dataflow import aligned
@@ -48,7 +50,8 @@ class Admitted:
 class Stage:
     """The stage of one run. admitted: its jobs, and those that may be added; parts: those that were.
 
-    label: of its timeline. recovers: whether the run goes on without a device. chaos_seed: see `train`.
+    label: of its timeline. recovers: whether the run goes on without a device. begun: the checkpoints that jobs go on
+    from. chaos_seed, checkpoints: see `train`.
     """
 
     def __init__(
@@ -58,12 +61,15 @@ class Stage:
         pool: DevicePool,
         store: HostStore,
         chaos_seed: int | None = None,
+        checkpoints: Checkpoints | None = None,
+        begun: Mapping[str, Checkpoint] | None = None,
     ) -> None:
         assert orchestrator.residency is not None
         self.label = "measured" if all(isinstance(device, CudaDevice) for device in prepared.devices) else "emulated"
         self.pool, self.store = pool, store
         self.parts = {part.job.name: part for part in prepared.partitions}
         self.admitted = {name: part.job for name, part in self.parts.items()}
+        self.begun, self._checkpoints, self._progress = begun or {}, checkpoints, orchestrator.progress
         self._prepared, self._mechanism, self._chaos_seed = prepared, orchestrator.mechanism, chaos_seed
         self._updates_on_host, self.recovers = False, orchestrator.mechanism.recoverable
         self._setups: list[JobSetup] = []
@@ -79,6 +85,8 @@ class Stage:
             ExecutionError, JobError: one could not be.
         """
         jobs = self._prepared.workload.by_name
+        for name, checkpoint in self.begun.items():
+            restore(checkpoint, self.parts[name], jobs[name], self.store)
         self._setups = [job_setup(part, jobs[name]) for name, part in self.parts.items()]
         self._loaders = {name: self._loader_setup(part, jobs[name]) for name, part in self.parts.items()}
         self.pool.open([self._setup(index) for index in range(len(self._arenas))], self.store.fd)
@@ -98,10 +106,29 @@ class Stage:
             child.connection.send(addition)
         return child
 
-    def restart(self, job: str) -> Connection:
-        """Have a job's state be as before its first step, and its loader begin anew; return the loader's connection."""
-        self.store.write_initial(self.parts[job])
+    def restart(self, job: str, minibatch: int) -> Connection:
+        """Have a job go on at a mini-batch, from its checkpoint or anew; return the connection of its new loader.
+
+        Raises:
+            CheckpointError: the checkpoint is gone, or damaged. ExecutionError: no loader could be set up.
+        """
+        part = self.parts[job]
+        if minibatch:
+            assert self._checkpoints is not None
+            found = Checkpoint.open(path_of(self._checkpoints.of(job), minibatch))
+            restore(found, part, self._progress[job].job, self.store)
+        else:
+            self.store.write_initial(part)
         return self.reload(job)
+
+    @property
+    def saves(self) -> bool:
+        """Whether jobs have checkpoints."""
+        return self._checkpoints is not None
+
+    def is_stopped(self, job: str) -> bool:
+        """Tell whether a job was told to end, for good."""
+        return self._progress[job].is_stopped
 
     def reload(self, job: str) -> Connection:
         """Have a job's loader be another; return its connection.
@@ -192,6 +219,7 @@ class Stage:
             part.pilot.target_bytes,
             self.store.nbytes,
             self.store.places,
+            None if self._checkpoints is None else saving_setup(part, job, self._checkpoints),
         )
 
     def _refused(self, job: TorchJob, constant_bytes: int) -> ShardTooLarge:

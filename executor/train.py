@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
 from executor.backend import TorchBackend
 from executor.callbacks import Callback, Judged
+from executor.checkpoint import Checkpoint, Checkpoints
 from executor.control import Control
 from executor.devices import Device
 from executor.errors import ExecutionError
 from executor.host_store import HostStore
+from executor.interrupt import Interrupt
 from executor.job import TorchJob
 from executor.layout import buffers_of, parameters_of
 from executor.messages import Used
 from executor.partition import Partition
 from executor.pool import DevicePool
 from executor.prepare import Prepared, prepare
+from executor.saving import checkpoints_of
 from executor.stage import Stage
 from executor.weights import Saved
-from hydrasim.command import Command, Event
+from hydrasim.command import Command, Event, JobStopped
 from hydrasim.dataflow import BlockKey
 from hydrasim.errors import PlanError
 from hydrasim.loop import run
@@ -36,7 +39,6 @@ from hydrasim.policies import Policy, make_policy
 from hydrasim.policies.follow_plan import FollowPlan
 from hydrasim.profile import Profile, StatedCosts
 from hydrasim.timeline import Timeline
-from hydrasim.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class JobResult:
     """
 
     name: str
-    status: str  # "finished", or "stopped" by a callback
+    status: str  # "finished", "stopped" by a callback or a Control, or "suspended" by Ctrl-C
     losses: tuple[float, ...]
     error: str = ""
     optimizer_state: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict, repr=False)
@@ -109,6 +111,8 @@ def train(
     callbacks: Sequence[Callback] = (),
     control: Control | None = None,
     recover: bool = True,
+    checkpoints: Checkpoints | None = None,
+    resume: bool = False,
 ) -> RunResult:
     """Train the jobs and put the trained weights into their models.
 
@@ -117,34 +121,31 @@ def train(
     keep. chaos_seed: delay and poison at random (for tests). commands, on_event: see `hydrasim.loop.run`. callbacks:
     called in turn after each mini-batch; one that returns True stops the job; see `executor.callbacks`. control: adds,
     pauses, resumes and stops jobs, under a policy. recover: under a policy, go on when a worker is killed: what it had
-    not finished is redone.
+    not finished is redone. checkpoints: where and how often jobs' state is saved; resume: go on from what is there.
 
     Raises:
         ExecutionError: a layer, loader or worker failed; it names job, unit and cause.
-        ShardTooLarge, JobError, PlanError, PolicyError: before anything runs.
+        ShardTooLarge, JobError, PlanError, PolicyError: before anything runs. CheckpointError: a checkpoint is there
+        and is not to be resumed, or cannot be. Suspended: Ctrl-C, where there are checkpoints; it has the result.
     """
     zone = mechanism.loading_zone_fraction
     prepared = jobs if isinstance(jobs, Prepared) else prepare(jobs, devices, loading_zone_fraction=zone)
-    mechanism = replace(mechanism, recoverable=recover and plan is None)
-    orchestrator = _orchestrator(prepared, policy if plan is None else FollowPlan(plan), profile, mechanism, seed)
     _check(prepared, plan, pool, control)
+    begun = {} if checkpoints is None else checkpoints_of(prepared, checkpoints, resume=resume)
+    every = checkpoints and checkpoints.interval
+    mechanism = replace(mechanism, recoverable=recover and plan is None, checkpoint_every=every)
+    orchestrator = _orchestrator(prepared, plan or policy, profile, mechanism, seed, begun)
     own_pool = DevicePool(prepared.devices) if pool is None else pool
     store = HostStore(prepared, grows=control is not None)
     try:
-        header = {"devices": [device.kind for device in prepared.cluster.devices], "seed": seed}
-        header |= {} if plan is None else {"planned_by": plan.policy}
-        stage = Stage(prepared, orchestrator, own_pool, store, chaos_seed)
-        with nullcontext([]) if control is None else control.listening(stage) as asked:
-            for what, job in asked:
-                orchestrator.heed(what(job, 0.0))
-            with closing(TorchBackend(prepared.workload, stage, stage.open(), callbacks, control)) as backend:
-                timeline = run(orchestrator, backend, commands=commands, on_event=on_event, **header)
+        options = {"commands": commands, "on_event": on_event, **_header(prepared, plan, seed)}
+        stage = Stage(prepared, orchestrator, own_pool, store, chaos_seed, checkpoints, begun)
+        timeline, backend = _carried_out(orchestrator, stage, callbacks, control, options)
         used = own_pool.end_run()
         for part in stage.parts.values() if update_models else ():
             _write_back(part, store)
         timeline.header.update(peak_bytes=_peak_bytes(orchestrator, used), core_s=_core_s(backend, used))
-        results = _results(orchestrator.workload, stage, backend)
-        return RunResult(results, timeline, store.reserved_bytes, backend.faults)
+        result = RunResult(_results(orchestrator, stage, backend), timeline, store.reserved_bytes, backend.faults)
     except BaseException:
         own_pool.close()  # workers may be in the middle of anything
         raise
@@ -152,6 +153,32 @@ def train(
         store.close()
         if pool is None:
             own_pool.close()
+    return result if backend.interrupt is None else backend.interrupt.checked(result)
+
+
+def _header(prepared: Prepared, plan: Plan | None, seed: int) -> dict[str, Any]:
+    header: dict[str, Any] = {"devices": [device.kind for device in prepared.cluster.devices], "seed": seed}
+    return header if plan is None else header | {"planned_by": plan.policy}
+
+
+def _carried_out(
+    orchestrator: Orchestrator,
+    stage: Stage,
+    callbacks: Sequence[Callback],
+    control: Control | None,
+    options: dict[str, Any],
+) -> tuple[Timeline, TorchBackend]:
+    """Run to the end; return the timeline, and the backend, which knows what training came to."""
+    interrupt = Interrupt() if stage.saves else None
+    with (
+        nullcontext([]) if control is None else control.listening(stage) as asked,
+        nullcontext() if interrupt is None else interrupt.awaited(),
+    ):
+        for what, job in asked:
+            orchestrator.heed(what(job, 0.0))
+        workload = orchestrator.workload
+        with closing(TorchBackend(workload, stage, stage.open(), callbacks, control, interrupt)) as backend:
+            return run(orchestrator, backend, **options), backend
 
 
 def _check(prepared: Prepared, plan: Plan | None, pool: DevicePool | None, control: Control | None) -> None:
@@ -162,11 +189,22 @@ def _check(prepared: Prepared, plan: Plan | None, pool: DevicePool | None, contr
 
 
 def _orchestrator(
-    prepared: Prepared, policy: Policy | str, profile: Profile | None, mechanism: Mechanism, seed: int
+    prepared: Prepared,
+    decider: Policy | Plan | str,
+    profile: Profile | None,
+    mechanism: Mechanism,
+    seed: int,
+    checkpoints: Mapping[str, Checkpoint],
 ) -> Orchestrator:
     workload, cluster = prepared.workload, prepared.cluster
     beliefs = StatedCosts(workload, cluster) if profile is None else profile.costs(cluster)
-    return Orchestrator(workload, cluster, make_policy(policy), beliefs, mechanism=mechanism, seed=seed)
+    begun = {name: checkpoint.facts.minibatch for name, checkpoint in checkpoints.items()}
+    policy = FollowPlan(decider) if isinstance(decider, Plan) else make_policy(decider)
+    made = Orchestrator(workload, cluster, policy, beliefs, mechanism=mechanism, seed=seed, begun=begun)
+    for name, checkpoint in checkpoints.items():
+        if checkpoint.facts.status == "stopped":
+            made.heed(JobStopped(name, 0.0))
+    return made
 
 
 def _peak_bytes(orchestrator: Orchestrator, used: Sequence[Used]) -> list[int]:
@@ -201,19 +239,25 @@ def _write_back(part: Partition, store: HostStore) -> None:
         saved.close()
 
 
-def _results(workload: Workload, stage: Stage, backend: TorchBackend) -> dict[str, JobResult]:
+def _results(orchestrator: Orchestrator, stage: Stage, backend: TorchBackend) -> dict[str, JobResult]:
     came_too_late = {name: JobResult(name, "stopped", ()) for name in stage.admitted}
     return came_too_late | {
         job.name: JobResult(
             job.name,
-            "finished" if backend.accounts.has_finished(job) else "stopped",
+            _status(backend.accounts.has_finished(job), orchestrator.progress[job.name].is_stopped),
             tuple(backend.accounts.losses[job.name]),
             "",
             {} if (part := stage.parts[job.name]).job.weights else _optimizer_state(part, stage.store),
             tuple(backend.accounts.metrics[job.name]),
         )
-        for job in workload.jobs
+        for job in orchestrator.workload.jobs
     }
+
+
+def _status(has_finished: bool, is_stopped: bool) -> str:
+    if has_finished:
+        return "finished"
+    return "stopped" if is_stopped else "suspended"
 
 
 def _optimizer_state(part: Partition, store: HostStore) -> dict[str, dict[str, torch.Tensor]]:

@@ -22,8 +22,9 @@ from torch import nn
 from executor.errors import JobError
 from hydrasim.disk import make_folder, read_text, replacing, write_text
 
-INDEX = "model.safetensors.index.json"  # as Hugging Face names it
-_WHOLE = "model.safetensors"
+_MODEL, _INDEX = "model", ".safetensors.index.json"  # as Hugging Face names them
+INDEX = f"{_MODEL}{_INDEX}"
+_WHOLE = f"{_MODEL}.safetensors"
 _SOME = 3  # names told of
 
 
@@ -121,22 +122,22 @@ class Weights:
 
 
 class Saved:
-    """A sharded checkpoint that is being written, a file a shard; the index comes last.
+    """A sharded checkpoint that is being written, a file a shard; the index comes last. what: its files' names.
 
     Raises:
         HydraError: it cannot be written.
     """
 
-    def __init__(self, folder: Path, num_files: int) -> None:
+    def __init__(self, folder: Path, num_files: int, what: str = _MODEL) -> None:
         make_folder(folder)
-        self._folder, self._num_files = folder, num_files
+        self._folder, self._num_files, self._what = folder, num_files, what
         self._map: dict[str, str] = {}
         self._num_added = self._num_bytes = 0
 
     def add(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Write the next file; of tensors that were in an earlier one, nothing."""
         self._num_added += 1
-        name = f"model-{self._num_added:05}-of-{self._num_files:05}.safetensors"
+        name = f"{self._what}-{self._num_added:05}-of-{self._num_files:05}.safetensors"
         new = {key: tensor for key, tensor in tensors.items() if key not in self._map}
         if not new:
             return
@@ -148,7 +149,7 @@ class Saved:
     def close(self) -> None:
         """Write the index, by which it is found."""
         index = {"metadata": {"total_size": self._num_bytes}, "weight_map": self._map}
-        write_text(self._folder / INDEX, json.dumps(index, indent=1) + "\n")
+        write_text(self._folder / f"{self._what}{_INDEX}", json.dumps(index, indent=1) + "\n")
 
 
 def _check_like(file: safe_open, name: str, parameter: nn.Parameter, path: Path) -> None:

@@ -28,6 +28,7 @@ _OF_KIND: dict[str, Cause] = {
     Kind.WRITE.value: "disk",
     Kind.FETCH.value: "host",
     Kind.UPDATE.value: "host",
+    Kind.SAVE.value: "host",
     Kind.RESTORE.value: "host",
     Kind.COMPUTE.value: "wait",
 }

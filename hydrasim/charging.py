@@ -37,7 +37,7 @@ def charging(costs: CostModel, cluster: Cluster) -> Seconds:
             value = costs.update_s(command.unit.job, command.unit.shard)
         elif command.kind is Kind.RESTORE:
             value = cluster.restart_s
-        elif command.kind in (Kind.READ, Kind.WRITE):
+        elif command.kind in (Kind.READ, Kind.WRITE, Kind.SAVE):
             value = cluster.disk_s(command.nbytes, "read" if command.kind is Kind.READ else "write")
         else:
             value = costs.copy_s(command.nbytes, command.device, "h2d" if command.kind is Kind.LOAD else "d2h")

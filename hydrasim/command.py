@@ -23,6 +23,7 @@ class Kind(enum.Enum):
     SEND = "send"  # bytes, device to device
     GATHER = "gather"  # one device's part of a collective
     UPDATE = "update"  # an optimizer's step on the host
+    SAVE = "save"  # a job's state, from host memory to a checkpoint
     RESTORE = "restore"  # a job's state as it was at its last checkpoint, or at the beginning, to host memory
 
     __hash__ = object.__hash__
@@ -114,6 +115,10 @@ class JobAdded(Happening):
 
 class JobStopped(Happening):
     """The job is to end with the mini-batch at which it is."""
+
+
+class JobSuspended(Happening):
+    """The job is to end, for now, with the first mini-batch after which it can go on from a checkpoint."""
 
 
 class JobPaused(Happening):

@@ -141,7 +141,7 @@ class Contention:
         cluster = self._cluster
         if kind is Kind.COMPUTE:
             return ({CORES: self._core} if cluster.devices[device].on_host else {}), 0.0
-        if kind is Kind.FETCH or (kind is Kind.UPDATE and device == HOST):
+        if kind in (Kind.FETCH, Kind.RESTORE) or (kind is Kind.UPDATE and device == HOST):
             return {CORES: self._core}, 0.0
         if kind is Kind.UPDATE:  # a rival's: what of memory a core copies, and the cores of its rank
             limited = math.isfinite(cluster.host_bytes_per_s)
@@ -152,7 +152,7 @@ class Contention:
             links = [end.peer for end in ends] if all(end.peer for end in ends) else [ends[0].d2h, ends[1].h2d]
             cores = sum(self._cores(link, path) for end, link in zip(ends, links, strict=True) if end.on_host)
             return _parts(path) | {CORES: min(1.0, cores)}, cluster.send_latency_s(device, peer)
-        if kind in (Kind.READ, Kind.WRITE):
+        if kind in (Kind.READ, Kind.WRITE, Kind.SAVE):
             disk = cluster.disk
             latency_s = 0.0 if disk is None else (disk.read if kind is Kind.READ else disk.write).latency_s
             return _parts(cluster.disk_path("read" if kind is Kind.READ else "write")), latency_s

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hydrasim.command import Happening, JobAdded, JobArrived, JobPaused, JobStopped
+from hydrasim.command import Happening, JobAdded, JobArrived, JobPaused, JobStopped, JobSuspended
 from hydrasim.dag import Templates
 from hydrasim.profile import StatedCosts
-from hydrasim.workload import TrainingJob, Workload
+from hydrasim.saving import save_if_due
+from hydrasim.workload import Phase, ShardUnit, TrainingJob, Workload
 
 if TYPE_CHECKING:
     from hydrasim.orchestrator import Orchestrator
@@ -24,8 +25,8 @@ def heed(run: Orchestrator, event: Happening) -> None:
         _add(run, event.training_job)
     elif isinstance(event, JobArrived):
         _arrive(run, run.progress[event.job])
-    elif isinstance(event, JobStopped):
-        _stop(run, run.progress[event.job])
+    elif isinstance(event, JobStopped | JobSuspended):
+        _stop(run, run.progress[event.job], resumable=isinstance(event, JobSuspended))
     else:
         run.progress[event.job].pause(isinstance(event, JobPaused))
 
@@ -36,12 +37,16 @@ def _arrive(run: Orchestrator, progress: JobProgress) -> None:
         run.fetch(progress, 0, set())
 
 
-def _stop(run: Orchestrator, progress: JobProgress) -> None:
+def _stop(run: Orchestrator, progress: JobProgress, *, resumable: bool) -> None:
     if not progress.finished:  # what is fetched for the next mini-batch is left unused
-        progress.stop()
+        if not resumable:
+            progress.saving = -1  # a checkpoint says whether its job has ended
+        progress.stop(resumable=resumable)
         run.num_jobs_done += progress.finished
         if run.residency is not None and progress.num_issued_units:
-            run.residency.stop(progress.job, run.emit)
+            last = ShardUnit(progress.job.name, Phase.BACKWARD, 0, progress.minibatch)
+            run.residency.stop(progress.job, last, run.emit)
+            save_if_due(run, progress)
 
 
 def _add(run: Orchestrator, job: TrainingJob) -> None:

@@ -40,11 +40,15 @@ def shards_updated_after(job: TrainingJob, unit: ShardUnit) -> list[int]:
     return shards_on_host(job)
 
 
-def update_on_host(job: TrainingJob, unit: ShardUnit, host: HostMemory, emit: Emit) -> list[BlockKey]:
-    """Emit the updates that a unit brings about; return the blocks of gradients that are spent with them."""
+def update_on_host(job: TrainingJob, unit: ShardUnit, compute: int, host: HostMemory, emit: Emit) -> list[BlockKey]:
+    """Emit the updates that a unit brings about; return the blocks of gradients that are spent with them.
+
+    compute: the unit's. Updates follow it also where it leaves no gradients itself: were its device lost after them,
+    it would be run again, and bring them about once more.
+    """
     shards = shards_updated_after(job, unit)
     gradients = [gradients_of(job, shard, unit.minibatch)[0] for shard in shards]
-    stored = {number for key in gradients if (number := host.homes[key].ready) is not None}
+    stored = {compute, *(number for key in gradients if (number := host.homes[key].ready) is not None)}
     for shard in shards:
         state = BlockKey("w", job.name, shard, -1)
         after, nbytes = host.before_update(state, unit, emit) | stored, home_bytes(job, state)

@@ -41,6 +41,8 @@ class Mechanism:
     pinned: host memory is page-locked, so that copies run at their links' full bandwidth.
     recoverable: a unit on another device than its job's last one begins when all that that changed is stored, so that
         a lost device costs units, and no job its progress.
+    checkpoint_every: a job's state is saved after so many mini-batches that are trained on, and after its last one;
+        None for never.
     """
 
     prefetch: bool = True
@@ -55,11 +57,14 @@ class Mechanism:
     eviction: Literal["next-use", "lru"] = "next-use"
     pinned: bool = True
     recoverable: bool = False
+    checkpoint_every: int | None = None
 
     def __post_init__(self) -> None:
         zone = self.loading_zone_fraction
         if zone is not None and not 0 <= zone < 1:
             raise HydraError(f"loading_zone_fraction is {zone}; it must be at least 0 and below 1.")
+        if self.checkpoint_every is not None and self.checkpoint_every < 1:
+            raise HydraError(f"checkpoint_every is {self.checkpoint_every}; it must be at least 1.")
 
 
 OURS = Mechanism()

@@ -36,6 +36,7 @@ from hydrasim.precedence import Precedence
 from hydrasim.progress import JobProgress
 from hydrasim.recovery import Recovery, change_devices
 from hydrasim.residency import Residency
+from hydrasim.saving import begin_at, save_if_due, saved
 from hydrasim.view import View
 from hydrasim.workload import ActivationMode, ShardUnit, TrainingJob, Workload
 
@@ -58,7 +59,8 @@ class Orchestrator:
 
     progress: each job's progress by name. in_flight: per device, the units issued and not yet done: a running and
     a bound one, or more where a plan's units are bound in one order. following: the plan, and how far it is.
-    beliefs: the costs that the policy sees; of jobs that were added, what these state.
+    beliefs: the costs that the policy sees; of jobs that were added, what these state. begun: at which mini-batch jobs
+    go on from checkpoints.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Orchestrator:
         effects: Effects = DEFAULT_EFFECTS,
         seed: int = 0,
         dags: Mapping[str, nx.DiGraph[Node]] | None = None,
+        begun: Mapping[str, int] | None = None,
     ) -> None:
         self.workload, self.cluster, self.policy, self.beliefs = workload, cluster, policy, beliefs
         if effects not in EFFECTS:
@@ -98,17 +101,18 @@ class Orchestrator:
         self.outstanding: dict[int, Command] = {}
         self.withdrawn: list[int] = []  # by the newest event
         self.up = [True] * len(cluster.devices)
+        self.caps_devices = mechanism.cap_devices and plan is None
         self._num_issued = self.num_jobs_done = self._next_number = 0
         self._commands: list[Command] = []
         self._alternatives: tuple[ShardUnit, ...] = ()  # to the unit being bound
         self._story: deque[Command] = deque(maxlen=_STORY_LENGTH)
         self._view = View(self)
+        begin_at(self, begun or {})
 
     @property
     def num_devices(self) -> int:
-        """How many are used; a mechanism may cap them, a plan says itself."""
-        capped = self.mechanism.cap_devices and self.following is None
-        return min(len(self.cluster.devices), len(self.progress)) if capped else len(self.cluster.devices)
+        """How many are used; a mechanism may cap them until one is lost, a plan says itself."""
+        return min(len(self.cluster.devices), len(self.progress)) if self.caps_devices else len(self.cluster.devices)
 
     @property
     def finished(self) -> bool:
@@ -119,7 +123,7 @@ class Orchestrator:
         """Return the commands that open the run."""
         for progress in self.progress.values():
             if progress.arrived:
-                self.fetch(progress, 0, set())
+                self.fetch(progress, progress.saved, set())
         self._dispatch()
         return self._take()
 
@@ -150,8 +154,9 @@ class Orchestrator:
             self.in_flight[command.device].remove(unit)
             self.num_jobs_done += progress.finished
             self._dispatch()
-        elif command.kind is Kind.UPDATE:
-            self.progress[command.unit.job].note_update(-1)
+        elif command.kind in (Kind.UPDATE, Kind.SAVE):
+            progress = self.progress[command.unit.job]
+            progress.note_host_work(-1) if command.kind is Kind.UPDATE else saved(progress)
             self._dispatch()
         if self.recovery is not None and self.recovery.restarting:
             self.recovery.restart()
@@ -195,7 +200,7 @@ class Orchestrator:
                     if len(self.in_flight[device]) == busy and self._serve(device):
                         again = self.following is not None  # a unit issued here may free a step elsewhere
         idles = not any(self.in_flight) and all(self.up) and self.num_jobs_done < len(self.progress)
-        if idles and all(job.arrived and not job.paused and not job.num_updates for job in self.progress.values()):
+        if idles and all(job.arrived and not job.paused and not job.num_host_work for job in self.progress.values()):
             if self.following is not None:
                 complain_of_order(self.following.plan, self.following.positions, self.progress)
             complain_of_idling(self.policy, self.progress, self.eligible(0), self._story)
@@ -246,23 +251,18 @@ class Orchestrator:
         self._num_issued += 1
         self.in_flight[device].append(unit)
         self.precedence.note_compute(unit, compute.number)
-        attempt = None
         if self.recovery is not None and self.residency is not None:
             changes, emitted = self.residency.host.taken_changes(), self._commands[start:]
-            attempt = self.recovery.journal.issued(unit, device, compute, emitted, changes)
+            self.recovery.journal.issued(unit, device, compute, emitted, changes)
         if is_last_forward(progress.job, unit) and progress.num_fetched == unit.minibatch + 1:
-            number = self.fetch(progress, unit.minibatch + 1, {compute.number})
-            if attempt is not None:
-                attempt.fetch = number
+            self.fetch(progress, unit.minibatch + 1, {compute.number})
+        save_if_due(self, progress)
 
-    def fetch(self, progress: JobProgress, minibatch: int, after: set[int]) -> int | None:
-        """Have the job's loader produce a mini-batch; the random stream makes it follow a forward.
-
-        Return the command, None if there is no more mini-batch.
-        """
+    def fetch(self, progress: JobProgress, minibatch: int, after: set[int]) -> None:
+        """Have the job's loader produce a mini-batch, if it has more; the random stream makes it follow a forward."""
         job = progress.job
         if self.residency is None or minibatch == job.num_minibatches:
-            return None
+            return
         if self.recovery is not None:
             after = after | self.recovery.journal.before(job.name, minibatch - 1)
         progress.num_fetched += 1
@@ -271,7 +271,6 @@ class Orchestrator:
         self.precedence.note_fetch(job.name, command.number)
         for key in fetched_keys(job, minibatch):
             self.residency.fetched(key, command)
-        return command.number
 
     def at_the_beginning(self, job: TrainingJob, templates: Templates, order: int) -> JobProgress:
         """Return the progress of a job of which nothing was issued, by what is believed."""
@@ -302,7 +301,7 @@ class Orchestrator:
         self._next_number += 1
         self.outstanding[command.number] = command
         if kind is Kind.UPDATE:
-            self.progress[unit.job].note_update(1)
+            self.progress[unit.job].note_host_work(1)
         self._commands.append(command)
         return command
 

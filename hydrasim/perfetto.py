@@ -34,10 +34,8 @@ MEMORY = "memory in use"
 _MICROSECONDS = 1e6
 _SHORTEST_S = 1e-9  # times are rounded to it
 # Lanes of the host, a job each.
-_OF_JOBS = {
-    (kind.value, HOST): name
-    for kind, name in ((Kind.FETCH, "loader"), (Kind.RESTORE, "loader"), (Kind.UPDATE, "updates"))
-}
+_OF_JOBS = {(kind.value, HOST): "loader" for kind in (Kind.FETCH, Kind.SAVE, Kind.RESTORE)}
+_OF_JOBS[Kind.UPDATE.value, HOST] = "updates"
 _LANES = [Lane.COMPUTE.value, Lane.H2D.value, Lane.D2H.value]
 _DEVICE_RATES = {
     "h2d rate": {Kind.LOAD.value},

@@ -16,12 +16,21 @@ class Precedence:
     def __init__(self) -> None:
         self._compute_of: dict[ShardUnit, int] = {}
         self._fetch_of: dict[str, int] = {}  # job -> its newest fetch
+        self._save_of: dict[str, int] = {}
 
     def note_compute(self, unit: ShardUnit, number: int) -> None:
         self._compute_of[unit] = number
 
     def note_fetch(self, job: str, number: int) -> None:
         self._fetch_of[job] = number
+
+    def note_save(self, job: str, number: int) -> None:
+        self._save_of[job] = number
+
+    def computes_of(self, progress: JobProgress, minibatch: int) -> set[int]:
+        """Return the computes of a mini-batch's units, but for those that are long done."""
+        units = [ShardUnit(progress.job.name, *node, minibatch) for node in progress.templates.of(minibatch).nodes]
+        return {self._compute_of[unit] for unit in units if unit in self._compute_of}
 
     def forget(self, unit: ShardUnit) -> None:
         """A unit is not to be followed any more; it will be issued again."""
@@ -41,8 +50,8 @@ class Precedence:
             before = frozenset(range(len(template.nodes)))
         units = [ShardUnit(unit.job, *template.nodes[i], minibatch) for i in before]
         found = {self._compute_of[before] for before in units if before in self._compute_of}  # else it is long done
-        if is_first and unit.job in self._fetch_of:
-            found.add(self._fetch_of[unit.job])
+        if is_first:
+            found |= {numbers[unit.job] for numbers in (self._fetch_of, self._save_of) if unit.job in numbers}
         if is_first and minibatch:  # nothing will ask for the mini-batch before the last one
             for node in progress.templates.of(minibatch - 1).nodes:
                 self._compute_of.pop(ShardUnit(unit.job, *node, minibatch - 1), None)

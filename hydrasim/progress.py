@@ -19,10 +19,11 @@ class JobProgress:
     """The mutable progress of one job; policies read it, only the orchestrator changes it.
 
     The cursor stands at one mini-batch: `issued` and `done` hold positions in its template. It moves
-    on when every unit of the mini-batch is issued and the first of the next one is. num_updates: on the host, issued
-    and not done; the next mini-batch is offered when there are none. unit_s: believed seconds of the
-    units of a mini-batch after which the optimizer steps; others lack the update units, which come last.
-    evaluation_s: of one to evaluate on.
+    on when every unit of the mini-batch is issued and the first of the next one is. num_host_work: updates and saves on
+    the host, issued and not done; the next mini-batch is offered when there are none. saving: the mini-batch after
+    which its state was saved last, or is to be; saved: the one at which it would go on from there. is_stopped: the
+    job was told to end, for good. unit_s: believed seconds of the units of a mini-batch after which the optimizer
+    steps; others lack the update units, which come last. evaluation_s: of one to evaluate on.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class JobProgress:
         self.minibatch = self.minibatches_done = 0
         self.num_done_units = 0
         self.num_issued_units = 0
-        self.num_updates = 0
+        self.num_host_work = 0
         self.busy_s = 0.0  # measured seconds of the units done
         self.last_issue = -1  # run-wide sequence number of the newest issue
         self.devices: dict[int, int] = {}  # device -> units issued there
@@ -61,6 +62,8 @@ class JobProgress:
         self._ready: list[ShardUnit] | None = None
         self.arrived, self.paused = not job.arrival_s, False
         self.num_fetched = 0  # mini-batches that the loader was asked for
+        self.saved, self.saving = 0, -1
+        self.is_stopped = False
 
     @classmethod
     def at_the_beginning(
@@ -84,20 +87,32 @@ class JobProgress:
         """Have nothing of the job begin any more, or let it go on."""
         self.paused, self._ready = paused, None
 
-    def note_update(self, change: int) -> None:
-        """Count an update on the host as issued (1) or done (-1)."""
-        self.num_updates += change
+    def note_host_work(self, change: int) -> None:
+        """Count an update or a save on the host as issued (1) or done (-1)."""
+        self.num_host_work += change
         self._ready = None
 
-    def stop(self) -> None:
-        """End the job with the mini-batch at which it is; one that has not begun never does."""
+    def stop(self, *, resumable: bool = False) -> None:
+        """End the job with the mini-batch at which it is; one that has not begun never does.
+
+        resumable: with the first one, from that on, after which it can go on from its state.
+        """
+        self.is_stopped = not resumable
         if not self.num_issued_units:
             self._num_units, self.arrived, self._ready = 0, False, None
             return
         self.pause(False)
-        self.job = replace(self.job, ends_after=self.minibatch + 1)
+        last, schedule = self.minibatch, self.job.schedule
+        while resumable and last < schedule.num_minibatches - 1 and not schedule.can_end_after(last):
+            last += 1
+        self.job = replace(self.job, ends_after=last + 1)
         self._num_units, self._ready = self.job.num_units, None
         self.remaining_s = self._remaining_s()
+
+    @property
+    def is_all_issued(self) -> bool:
+        """Whether every unit of the mini-batch at which the cursor stands was issued."""
+        return len(self._issued) == len(self.template.nodes)
 
     @property
     def finished(self) -> bool:
@@ -127,7 +142,7 @@ class JobProgress:
     def front(self) -> list[ShardUnit]:
         """Return the units whose predecessors are all done and that have not been issued."""
         if self._ready is None:
-            self._ready = self._next_units(self._done, self._outstanding, self.num_updates)
+            self._ready = self._next_units(self._done, self._outstanding, self.num_host_work)
         return self._ready
 
     def successors(self, running: ShardUnit) -> list[ShardUnit]:
@@ -136,9 +151,9 @@ class JobProgress:
             return []
         template = self.template
         position = template.index[running.phase, running.shard]
-        if len(self._issued) == len(template.nodes):
+        if self.is_all_issued:
             others = [unit for unit in self._outstanding if unit != running]
-            return self._next_units(self._done, others, self.num_updates)
+            return self._next_units(self._done, others, self.num_host_work)
         satisfied = self._done | {position}
         return [
             ShardUnit(running.job, *template.nodes[i], self.minibatch)
@@ -160,8 +175,8 @@ class JobProgress:
         self._issued.add(position)
         self._outstanding.append(unit)
         self._left.setdefault(unit.minibatch, len(self.template.nodes))
-        complete = len(self._issued) == len(self.template.nodes)
-        self.minibatch_left_s = 0.0 if complete else self.minibatch_left_s - self._unit_s[self.template][position]
+        left_s = self.minibatch_left_s - self._unit_s[self.template][position]
+        self.minibatch_left_s = 0.0 if self.is_all_issued else left_s
         self.num_issued_units += 1
         self.devices[device] = self.devices.get(device, 0) + 1
         self.last_issue = sequence
@@ -199,10 +214,13 @@ class JobProgress:
         self._stand_at(oldest.minibatch, position)
 
     def restart(self) -> None:
-        """Count everything as still to be done, of a job of which nothing is under way."""
-        self.num_done_units = self.num_issued_units = self.num_fetched = self.minibatches_done = 0
+        """Count everything after the last checkpoint as still to be done, of a job of which nothing is under way."""
+        self.minibatches_done = self.num_fetched = self.saved
+        self.num_done_units = replace(self.job, ends_after=self.saved).num_units if self.saved else 0
+        self.num_issued_units = self.num_done_units
+        self.saving = self.saved - 1
         self._left.clear()
-        self._stand_at(0, 0)
+        self._stand_at(self.saved, 0)
 
     def _stand_at(self, minibatch: int, position: int) -> None:
         """Have all units up to a position of a mini-batch issued, and those of them that are not outstanding done."""
@@ -219,13 +237,13 @@ class JobProgress:
         self.remaining_s = self._remaining_s()
         self._ready = None
 
-    def _next_units(self, satisfied: set[int], outstanding: list[ShardUnit], num_updates: int = 0) -> list[ShardUnit]:
+    def _next_units(self, satisfied: set[int], outstanding: list[ShardUnit], num_host_work: int = 0) -> list[ShardUnit]:
         """Return unissued units with satisfied predecessors; a mini-batch starts when the last one is over."""
         template, job = self.template, self.job
         if not self.arrived or self.paused:
             return []
-        if len(self._issued) == len(template.nodes):
-            if outstanding or num_updates or self.minibatch + 1 >= job.num_minibatches:
+        if self.is_all_issued:
+            if outstanding or num_host_work or self.minibatch + 1 >= job.num_minibatches:
                 return []
             following = self.templates.of(self.minibatch + 1)
             return [ShardUnit(job.name, *following.nodes[i], self.minibatch + 1) for i in following.sources]

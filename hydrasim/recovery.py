@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from hydrasim.command import HOST, Command, DeviceBack, DeviceLost, Kind, Lane
 from hydrasim.dataflow import fetched_keys
 from hydrasim.errors import HydraError
+from hydrasim.saving import not_saved
 from hydrasim.workload import ShardUnit
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ class Attempt:
     """A unit that was issued. numbers: its compute and the stores of what it made, as far as they are not done.
 
     commands: all that was issued for it, and for it alone. changes: what binding it did to the homes of blocks.
-    fetch: of the next mini-batch, which follows its compute.
     """
 
     unit: ShardUnit
@@ -46,7 +46,6 @@ class Attempt:
     numbers: set[int]
     commands: tuple[Command, ...]
     changes: Changes
-    fetch: int | None = None
 
 
 class Journal:
@@ -58,7 +57,7 @@ class Journal:
 
     def issued(
         self, unit: ShardUnit, device: int, compute: Command, emitted: Iterable[Command], changes: Changes
-    ) -> Attempt:
+    ) -> None:
         """Note a unit that was bound, with all commands that this took; stores before its compute are evictions'."""
         own = tuple(
             command
@@ -70,7 +69,6 @@ class Journal:
         attempt = Attempt(unit, device, compute.number, numbers, own, changes)
         self._attempts.setdefault(unit.job, deque()).append(attempt)
         self._of.update(dict.fromkeys(numbers, attempt))
-        return attempt
 
     def finished(self, number: int) -> None:
         """Note that a command is done."""
@@ -116,6 +114,7 @@ def change_devices(run: Orchestrator, event: DeviceLost | DeviceBack) -> None:
     run.up[event.device] = isinstance(event, DeviceBack)
     run.withdrawn = []
     if isinstance(event, DeviceLost):
+        run.caps_devices = False  # jobs may be bound to any by now
         pages = run.residency is not None and run.residency.host.pages
         if run.recovery is None or run.following is not None or pages:
             raise HydraError(
@@ -141,6 +140,7 @@ class Recovery:
         withdrawn: set[int] = set()
         for attempts in self.journal.lose(device):
             withdrawn |= self._undo(attempts)
+        withdrawn |= self._withdraw_from_loaders(withdrawn | lost.keys())
         withdrawn -= lost.keys()
         gone = withdrawn | lost.keys()
         stores = [command.block for command in lost.values() if command.kind is Kind.STORE and command.block]
@@ -169,25 +169,33 @@ class Recovery:
         for attempt in attempts:
             own = {command.number: command for command in attempt.commands if command.number in run.outstanding}
             outstanding |= own.keys()
-            if attempt.fetch is not None and attempt.compute in own:  # else the loader has been asked already
-                outstanding.add(attempt.fetch)
-                self._forget_fetch(progress, attempt.unit.minibatch + 1)
             run.residency.undo(attempt, set(own))
             run.precedence.forget(attempt.unit)
             if attempt.compute in own:
                 run.in_flight[attempt.device].remove(attempt.unit)
             for command in own.values():
                 if command.kind is Kind.UPDATE:
-                    progress.note_update(-1)
+                    progress.note_host_work(-1)
         progress.rewind([attempt.unit for attempt in attempts], [attempt.device for attempt in attempts])
         run.num_jobs_done -= was_finished
         return outstanding
 
-    def _forget_fetch(self, progress: JobProgress, minibatch: int) -> None:
-        assert self._run.residency is not None
-        progress.num_fetched -= 1
-        for key in fetched_keys(progress.job, minibatch):
-            self._run.residency.host.forget(key)
+    def _withdraw_from_loaders(self, gone: set[int]) -> set[int]:
+        """Return the fetches and saves that were to follow what is gone; loaders were not asked for them yet."""
+        run, withdrawn = self._run, set[int]()
+        assert run.residency is not None
+        for number, command in sorted(run.outstanding.items()):
+            if command.kind not in (Kind.FETCH, Kind.SAVE) or not (gone | withdrawn).intersection(command.after):
+                continue
+            withdrawn.add(number)
+            progress = run.progress[command.unit.job]
+            if command.kind is Kind.SAVE:
+                not_saved(progress)
+                continue
+            progress.num_fetched -= 1
+            for key in fetched_keys(progress.job, command.unit.minibatch):
+                run.residency.host.forget(key)
+        return withdrawn
 
     def _begin_again(self, progress: JobProgress) -> None:
         """Have a job's state be as it was at its last checkpoint, and its units issued from there on."""
@@ -196,7 +204,8 @@ class Recovery:
         run.num_jobs_done -= progress.finished
         progress.restart()
         node = progress.template.nodes[progress.template.sources[0]]
-        command = run.emit(Kind.RESTORE, Lane.HOST, HOST, ShardUnit(job.name, *node, 0), set())
+        command = run.emit(Kind.RESTORE, Lane.HOST, HOST, ShardUnit(job.name, *node, progress.saved), set())
         run.residency.reset(job, command.number)
         progress.pause(False)
-        run.fetch(progress, 0, {command.number})
+        run.num_jobs_done += progress.finished
+        run.fetch(progress, progress.saved, {command.number})

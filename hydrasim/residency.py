@@ -54,18 +54,19 @@ class Residency:
         self._jobs[job.name] = job
         self._lazy |= {(job.name, index) for index in self._lazy_on(job)}
 
-    def stop(self, job: TrainingJob, emit: Emit) -> None:
+    def stop(self, job: TrainingJob, unit: ShardUnit, emit: Emit) -> None:
         """Have a job end early, as this one does: its state goes home from where it was to stay for more updates."""
         self._jobs[job.name] = job
+        self.bring_home(job, unit, emit)
+
+    def bring_home(self, job: TrainingJob, unit: ShardUnit, emit: Emit) -> set[int]:
+        """Store what devices have newer of a job's state; return the commands after which all of it is at home."""
+        homes = self.host.homes
         for key in state_keys(job):
-            device = self.host.homes[key].dirty_on
+            device = homes[key].dirty_on
             if device is not None:
-                self._store(
-                    self.arenas[device].blocks[key],
-                    ShardUnit(job.name, Phase.BACKWARD, key.shard, job.num_minibatches - 1),
-                    device,
-                    emit,
-                )
+                self._store(self.arenas[device].blocks[key], unit._replace(shard=key.shard), device, emit)
+        return {number for key in state_keys(job) if (number := homes[key].ready) is not None}
 
     def undo(self, attempt: Attempt, unfinished: set[int]) -> None:
         """Take back what binding a unit did, but for the room that was made for it."""
@@ -133,7 +134,7 @@ class Residency:
         loads = self._loads[device].load(unit, self.arenas[device], flow, self._last_compute[device], emit)
         compute = self._compute(unit, device, flow, predecessors | loads, emit)
         self._store_outputs(unit, device, flow, compute, emit)
-        self._update_on_host(unit, flow, emit)
+        self._update_on_host(unit, flow, compute.number, emit)
         self.host.bound(unit, device)
         self._bound[device] += 1
         self._last_compute[device] = compute.number
@@ -254,12 +255,12 @@ class Residency:
         if self._future is not None:
             self._foresee(unit, device, flow)
 
-    def _update_on_host(self, unit: ShardUnit, flow: Dataflow, emit: Emit) -> None:
+    def _update_on_host(self, unit: ShardUnit, flow: Dataflow, compute: int, emit: Emit) -> None:
         """Have the optimizers step that are in host memory, and let go of what is old or spent then."""
         job = self._jobs[unit.job]
         if outdates_copies(job, unit):
             self._retire_all(flow.state)
-        for key in update_on_host(job, unit, self.host, emit):
+        for key in update_on_host(job, unit, compute, self.host, emit):
             self._retire_all(key)
             self.host.forget(key)
 

@@ -88,6 +88,17 @@ class Schedule:
         """Tell whether the optimizer steps on the gradients of a mini-batch, and of those before it."""
         return self.trained_before(minibatch + 1) % self.accumulate == 0 and not self.is_evaluation(minibatch)
 
+    def can_end_after(self, minibatch: int) -> bool:
+        """Tell whether a job can go on after a mini-batch from its state alone, without gradients or scores."""
+        return self.steps_after(minibatch) or self.ends_evaluation(minibatch)
+
+    def saves_after(self, minibatch: int, every: int) -> bool:
+        """Tell whether a checkpoint follows a mini-batch: the job's last one, or a step that completes `every`."""
+        if minibatch == self.num_minibatches - 1:
+            return True
+        count = self.trained_before(minibatch + 1)
+        return self.steps_after(minibatch) and count // every > (count - self.accumulate) // every
+
     def adds_up(self, minibatch: int) -> bool:
         """Tell whether a mini-batch that is trained on adds to the gradients of the one before."""
         return self.trained_before(minibatch) % self.accumulate != 0

@@ -170,7 +170,7 @@ class SpanFile(_Strict):
     """One line of a timeline."""
 
     number: Whole
-    kind: Literal["fetch", "load", "compute", "store", "read", "write", "send", "gather", "update", "restore"]
+    kind: Literal["fetch", "load", "compute", "store", "read", "write", "send", "gather", "update", "save", "restore"]
     device: int = Field(ge=-1, lt=MAX_COPIES)
     lane: Literal["h2d", "compute", "d2h", "host", "peer", "disk", "update"]
     unit: UnitText

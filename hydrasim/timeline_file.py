@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PARQUET = ".parquet"
 MAX_SPANS = 1 << 22  # of a Parquet file; JSON lines of the greatest size hold about as many
 _HEADER = b"hydrasim.timeline"  # key of the header in a Parquet file's metadata
-_ON_HOST = {kind.value for kind in (Kind.FETCH, Kind.READ, Kind.WRITE, Kind.UPDATE, Kind.RESTORE)}
+_ON_HOST = {k.value for k in (Kind.FETCH, Kind.READ, Kind.WRITE, Kind.UPDATE, Kind.SAVE, Kind.RESTORE)}
 
 
 def write(timeline: Timeline, path: Path) -> None:

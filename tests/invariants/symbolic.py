@@ -342,9 +342,12 @@ def units_of(job: TrainingJob) -> list[str]:
     return [str(ShardUnit(job.name, *node, n)) for n, node in nodes]
 
 
-def num_versions(job: TrainingJob, shard: int) -> int:
-    """Return how often a shard's state is changed: by steps, and by forwards, of which an L with a step is one."""
-    num_trained = sum(trains(job))
+def num_versions(job: TrainingJob, shard: int, num_minibatches: int | None = None) -> int:
+    """Return how often a shard's state is changed: by steps, and by forwards, of which an L with a step is one.
+
+    num_minibatches: by the first ones alone.
+    """
+    num_trained = sum(trains(job)[:num_minibatches])
     steps = num_trained // job.accumulate
     if job.host_updates != "no":
         return steps if job.shards[shard].gradient_bytes else 0

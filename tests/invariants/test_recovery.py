@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from hydrasim import Timeline, simulate
 from hydrasim.command import HOST, Command, DeviceBack, DeviceLost, Event, Kind
-from hydrasim.dataflow import state_keys
+from hydrasim.dataflow import BlockKey, state_keys
 from tests.invariants.strategies import World, worlds
-from tests.invariants.symbolic import Cell, Machine, units_of
+from tests.invariants.symbolic import Cell, Machine, num_versions, units_of
 
 Loss = tuple[DeviceLost, int]  # and the first command that was issued after it
 
@@ -23,6 +23,7 @@ class LossyMachine(Machine):
     def __init__(self, world: World, commands: list[Command], timeline: Timeline, losses: list[Loss]) -> None:
         super().__init__(world.workload, world.cluster, commands, timeline)
         self._losses = losses
+        self._saved: dict[tuple[str, int], dict[BlockKey, int]] = {}  # versions, by job and mini-batch
         self._torn: list[tuple[object, int, float]] = []
 
     def run(self) -> None:
@@ -35,6 +36,8 @@ class LossyMachine(Machine):
                 self._lose(what)
             elif what.kind is Kind.RESTORE:
                 self._restore(what)
+            elif what.kind is Kind.SAVE:
+                self._save(what)
             else:
                 self._carry_out(what)
 
@@ -43,7 +46,8 @@ class LossyMachine(Machine):
         for place, minibatch, at_s in self._torn:
             for key, copies in self._uses.items():
                 if (key[:3], key.minibatch % 2) == place and key.minibatch < minibatch:
-                    assert all(end_s <= at_s for _, end_s in copies), f"{key} was overwritten at {at_s} s"
+                    whole = all(end_s <= at_s or start_s >= at_s for start_s, end_s in copies)
+                    assert whole, f"{key} was overwritten at {at_s} s"
 
     def _lose(self, loss: DeviceLost) -> None:
         self._devices[loss.device] = [Cell() for _ in self._devices[loss.device]]
@@ -59,35 +63,57 @@ class LossyMachine(Machine):
         self._version.update({key: found.get(key, version) for key, version in self._version.items()})
         lane = [c for c in self._commands if c.kind is Kind.STORE and c.device == loss.device]
         first = next((n for lost, n in self._losses if lost is loss))
-        cut_off = [c for c in lane if c.number not in self._span and c.number < first]
+        before = [n for lost, n in self._losses if lost.device == loss.device and lost.at_s < loss.at_s]
+        issued = range(max(before, default=0), first)  # since the device was lost last
+        cut_off = [c for c in lane if c.number not in self._span and c.number in issued]
         for command in cut_off[:1]:
             assert command.block is not None
             key = command.block
-            before = [self._span.get(number) for number in command.after]
-            if key.kind != "w" and all(span is not None and span.end_s <= loss.at_s for span in before):
+            spans = [self._span.get(number) for number in command.after]
+            if key.kind != "w" and all(span is not None and span.end_s <= loss.at_s for span in spans):
                 for cell in self._host.get(key, []):
                     cell.label = None
                 two = key.kind in ("y", "d", "t") or (key.kind == "x" and key.shard == 0)
                 self._torn.append(((key[:3], key.minibatch % 2 if two else 0), key.minibatch, loss.at_s))
 
+    def _save(self, command: Command) -> None:
+        """Read all of a job's state, which must be as its mini-batches up to that one have made it."""
+        job, count = self._jobs[command.unit.job], command.unit.minibatch + 1
+        versions = {key: num_versions(job, key.shard, count) for key in state_keys(job)}
+        for key, version in versions.items():
+            for piece, cell in enumerate(self._host[key]):
+                assert cell.label == (key, version, piece), f"{command} finds {cell.label}"
+                self._read(cell, command)
+            self._extend(key, command)
+        self._saved[job.name, count] = versions
+
     def _restore(self, command: Command) -> None:
-        for key in state_keys(self._jobs[command.unit.job]):
-            self._fill_host(key, 0)
-            self._version[key] = 0
+        job, minibatch = self._jobs[command.unit.job], command.unit.minibatch
+        assert minibatch == max((at for name, at in self._saved if name == job.name), default=0)
+        for cell in (cell for cells in self._devices for cell in cells):
+            if cell.label is not None and cell.label[0].job == job.name:
+                cell.label = None  # what was made after the checkpoint is nobody's
+        for key in state_keys(job):
+            self._version[key] = self._saved[job.name, minibatch][key] if minibatch else 0
+            self._fill_host(key, self._version[key])
             for cell in self._host[key]:
                 cell.writer = command.number
             self._occupy(key, command)
 
     def _ordered(self, earlier: int, later: Command) -> bool:
-        known = any(later.number >= first and self._span[earlier].end_s <= loss.at_s for loss, first in self._losses)
-        return known or super()._ordered(earlier, later)
+        end_s = self._span[earlier].end_s
+        known = any(later.number >= first and end_s <= loss.at_s for loss, first in self._losses)
+        again = (c for c in self._commands if c.kind is Kind.RESTORE and c.unit.job == later.unit.job)
+        begun = any(earlier < c.number <= later.number and end_s <= self._span[c.number].start_s for c in again)
+        return known or begun or super()._ordered(earlier, later)
 
 
 @st.composite
 def failing_worlds(draw: st.DrawFn) -> tuple[World, list[tuple[int, float, float]]]:
     """Draw a world without paging, and which devices fail when, in fractions of its makespan, and for how long."""
     world = draw(worlds())
-    mechanism = replace(world.mechanism, recoverable=True)
+    every = draw(st.sampled_from([None, 1, 2, 5]))
+    mechanism = replace(world.mechanism, recoverable=True, checkpoint_every=every)
     cluster = replace(world.cluster, host_memory_bytes=None, disk=None, restart_s=draw(st.sampled_from([0.0, 1.5])))
     devices = st.integers(0, len(cluster.devices) - 1)
     losses = st.tuples(devices, st.floats(0, 1.2), st.sampled_from([0.0, 0.01, 0.3]))
@@ -137,14 +163,14 @@ def check_lanes(timeline: Timeline, commands: list[Command]) -> None:
 
 
 def check_fetches(world: World, commands: list[Command], timeline: Timeline) -> None:
-    """Without going back to a checkpoint, a loader is asked for every mini-batch once, in order."""
+    """A loader is asked for every mini-batch once, in order, and after going back once more."""
     ran = {span.number for span in timeline.spans}
     for job in world.workload.jobs:
         mine = [c for c in commands if c.unit.job == job.name and c.device == HOST and c.number in ran]
         fetched: list[int] = []
         for command in mine:
             if command.kind is Kind.RESTORE:
-                fetched.clear()
+                del fetched[command.unit.minibatch :]
             elif command.kind is Kind.FETCH:
                 fetched.append(command.unit.minibatch)
         assert fetched == list(range(job.num_minibatches))
@@ -162,6 +188,23 @@ def test_units_of_lost_devices_are_redone_on_the_newest_data(drawn: tuple[World,
     machine.check_state_is_newest()
     machine.check_host_memory()
     machine.check_torn()
+
+
+@given(failing_worlds())
+def test_a_job_is_saved_once_after_every_step_that_completes_the_interval(drawn):
+    world, failures = drawn
+    _, commands, _ = run(world, failures)
+    every = world.mechanism.checkpoint_every
+    for job in world.workload.jobs:
+        found = [c.unit.minibatch for c in commands if c.kind is Kind.SAVE and c.unit.job == job.name]
+        schedule, wanted, count = job.schedule, set(), 0
+        for minibatch in range(job.num_minibatches):
+            before = count
+            if schedule.steps_after(minibatch):
+                count = schedule.trained_before(minibatch + 1)
+            if every and (count // every > before // every or minibatch == job.num_minibatches - 1):
+                wanted.add(minibatch)
+        assert set(found) == wanted
 
 
 @given(failing_worlds())

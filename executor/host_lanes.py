@@ -1,0 +1,128 @@
+"""The host's side of a run: fetches, saves, updates and restores, held until what they follow is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from selectors import EVENT_READ, BaseSelector
+
+from executor.accounts import Accounts
+from executor.messages import Done, Fetch, Order, Save
+from executor.regions import Regions
+from executor.stage import Stage
+from executor.stories import end_of
+from hydrasim.command import Command, Kind
+from hydrasim.dataflow import state_keys
+from hydrasim.workload import TrainingJob
+
+_OF_LOADERS = (Kind.FETCH, Kind.SAVE)
+
+
+class HostLanes:
+    """Loaders, one a job, and the process that updates. running: commands that are not done, by number.
+
+    sources: hears of the loaders' connections, by job.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        sources: BaseSelector,
+        regions: Regions,
+        accounts: Accounts,
+        running: Mapping[int, Command],
+    ) -> None:
+        self._stage, self._sources, self._regions = stage, sources, regions
+        self._accounts, self._running = accounts, running
+        self._loaders: dict[str, Connection] = {}
+        self._jobs: dict[str, TrainingJob] = {}
+        self._held: list[tuple[Command, Order | None]] = []  # updates with their orders
+
+    def know(self, job: TrainingJob, loader: Connection) -> None:
+        """Listen to a job's loader, and to the process that updates if that is new."""
+        self._jobs[job.name], self._loaders[job.name] = job, loader
+        self._sources.register(loader, EVENT_READ, job.name)
+        updater = self._stage.pool.updater
+        if updater is not None and updater.connection not in self._sources.get_map():
+            self._sources.register(updater.connection, EVENT_READ, None)
+
+    def hold(self, command: Command) -> None:
+        """Keep a command until its predecessors are done."""
+        order = None
+        if command.kind is Kind.UPDATE:
+            assert command.block is not None
+            source = self._regions.newest(command.block)
+            order = Order(replace(command, after=(), eligible=()), self._regions.next(command), source)
+        self._held.append((command, order))
+
+    def withdraw(self, numbers: Collection[int]) -> None:
+        """Have commands that are held never begin."""
+        self._held = [entry for entry in self._held if entry[0].number not in numbers]
+
+    def release(self) -> list[Done]:
+        """Hand on what was held, as far as it may begin; return what is done thereby.
+
+        Raises:
+            ExecutionError: a process is gone, and runs do not recover, or it was the one that updates.
+        """
+        done: list[Done] = []
+        held, self._held = self._held, []
+        for command, order in held:
+            if any(number in self._running for number in command.after):
+                self._held.append((command, order))
+            elif command.kind is Kind.RESTORE:
+                done.append(self._restore(command))
+            else:
+                self._hand_on(command, order)
+        return done
+
+    def asked_of(self, job: str) -> list[Command]:
+        """Return what a job's loader was asked for and has not done, in order."""
+        held = {command.number for command, _ in self._held}
+        asked = (c for c in self._running.values() if c.kind in _OF_LOADERS and c.unit.job == job)
+        return [command for command in asked if command.number not in held]
+
+    def replace_loader(self, job: str) -> None:
+        """Have another loader go on where a job's ended."""
+        asked = self.asked_of(job)
+        self._listen_to(job, self._stage.reload)
+        with suppress(OSError):  # it has ended again, which will be read
+            for command in asked:
+                self._loaders[job].send(self._request(command))
+
+    def _hand_on(self, command: Command, order: Order | None) -> None:
+        job, pool = command.unit.job, self._stage.pool
+        try:
+            if order is None:
+                self._loaders[job].send(self._request(command))
+            else:
+                assert pool.updater is not None
+                pool.updater.connection.send(order)
+        except (BrokenPipeError, OSError):
+            if order is not None:
+                raise end_of(None, pool, None) from None
+            if not self._stage.recovers:  # else its end will be read, and another is asked
+                raise end_of(job, pool, next(iter(self.asked_of(job)), None)) from None
+
+    def _request(self, command: Command) -> Fetch | Save:
+        job, minibatch = command.unit.job, command.unit.minibatch
+        if command.kind is Kind.FETCH:
+            return Fetch(command.number, minibatch)
+        regions = tuple(self._stage.store.location[key] for key in state_keys(self._jobs[job]))
+        losses, metrics = self._accounts.before(job, minibatch + 1)
+        return Save(command.number, minibatch, regions, losses, metrics, self._stage.is_stopped(job))
+
+    def _restore(self, command: Command) -> Done:
+        """Have a job begin again, or go on from its last checkpoint, with a loader that does."""
+        started_s = time.monotonic()
+        self._listen_to(command.unit.job, lambda job: self._stage.restart(job, command.unit.minibatch))
+        return Done(command.number, started_s, time.monotonic())
+
+    def _listen_to(self, job: str, renew: Callable[[str], Connection]) -> None:
+        """Have a job's loader be another."""
+        self._sources.unregister(self._loaders[job])
+        self._loaders[job] = renew(job)
+        self._sources.register(self._loaders[job], EVENT_READ, job)
