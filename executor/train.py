@@ -169,7 +169,7 @@ def _carried_out(
     options: dict[str, Any],
 ) -> tuple[Timeline, TorchBackend]:
     """Run to the end; return the timeline, and the backend, which knows what training came to."""
-    interrupt = Interrupt() if stage.saves else None
+    interrupt = Interrupt() if stage.saves and orchestrator.following is None else None
     with (
         nullcontext([]) if control is None else control.listening(stage) as asked,
         nullcontext() if interrupt is None else interrupt.awaited(),

@@ -124,22 +124,41 @@ def execute(
     weights: Annotated[
         Path | None, output_folder("--weights", text="Write each job's weights there (.safetensors).")
     ] = None,
+    checkpoints: Annotated[
+        Path | None, output_folder("--checkpoints", text="Keep each job's checkpoints there.")
+    ] = None,
+    every: Annotated[
+        int | None,
+        typer.Option("--checkpoint-every", min=1, metavar="N", help="Mini-batches of a job between its checkpoints."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoints.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train real jobs under a plan, or under a policy that decides live."""
-    from executor import train
+    """Train real jobs under a plan, or under a policy that decides live.
+
+    With --checkpoints, Ctrl-C has every job end with one; run the same command with --resume to go on, on other devices
+    if you like.
+    """
+    from executor import Checkpoints, Suspended, train
     from hydrasim.plan import Plan
     from hydrasim.profile import Profile
 
+    if checkpoints is None and (resume or every is not None):
+        raise HydraError("--resume and --checkpoint-every go with --checkpoints, the folder to keep them in.")
     if weights is not None:
         make_folder(weights)
     followed = None if plan is None else Plan.read(plan)
     beliefs = None if profile_file is None else Profile.read(profile_file)
     prepared = prepare_jobs(jobs, device, devices, memory, link, MECHANISMS[mechanism], unfused)
+    suspended = None
     with report.unit_progress(prepared.workload.num_units, "training", quiet=as_json) as on_event:
-        result = train(
-            prepared, plan=followed, policy=policy, profile=beliefs, mechanism=MECHANISMS[mechanism], on_event=on_event
-        )
+        try:
+            result = train(
+                prepared, plan=followed, policy=policy, profile=beliefs, mechanism=MECHANISMS[mechanism],
+                on_event=on_event, checkpoints=checkpoints and Checkpoints(checkpoints, every), resume=resume,
+            )  # fmt: skip
+        except Suspended as reason:
+            suspended, result = reason, reason.result
     report.save_timeline([(policy if plan is None else f"plan {plan.name}", result.timeline)], output, gantt, trace)
     if weights is not None:
         _save_weights(prepared, weights)
@@ -148,6 +167,8 @@ def execute(
         report.print_json(run_fields(result, predicted_s))
     else:
         print_run(result, predicted_s)
+    if suspended is not None:
+        raise suspended
 
 
 def validate(

@@ -37,7 +37,7 @@ def run_fields(result: RunResult, predicted_s: float | None) -> dict[str, Any]:
 def print_run(result: RunResult, predicted_s: float | None) -> None:
     """Print each job's losses, and one line for the run."""
     rows = [
-        (name, job.status, str(len(job.losses)), f"{job.losses[0]:.4f}", f"{job.losses[-1]:.4f}")
+        (name, job.status, str(len(job.losses)), *(f"{loss:.4f}" for loss in (*job.losses[:1], *job.losses[-1:])))
         for name, job in result.jobs.items()
     ]
     report.print_table(("job", "status", "mini-batches", "first loss", "last loss"), rows)

@@ -36,6 +36,31 @@ def broken():
 def numbers():
     return [1, 2]
 """
+INTERRUPTING = """
+import os
+import signal
+from dataclasses import replace
+
+
+class Interrupting(torch.utils.data.Dataset):
+    def __init__(self, data):
+        self.data, self.parent, self.count = data, os.getpid(), 0
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        self.count += 1
+        if self.count == 12 and os.getpid() != self.parent:
+            os.kill(self.parent, signal.SIGINT)
+        return self.data[index]
+
+
+def interrupting():
+    first, second = jobs()
+    data = Interrupting(first.dataloader.dataset)
+    return [replace(first, dataloader=torch.utils.data.DataLoader(data, batch_size=8, shuffle=True)), second]
+"""
 MEMORY = ["--devices", "2", "--memory", "60kB"]
 
 
@@ -86,9 +111,28 @@ def test_execute_prints_losses_and_a_summary(folder: Path):
     assert "emulated: makespan" in ran.output
 
 
+def test_an_interrupted_run_exits_with_130_and_goes_on(folder: Path, tmp_path: Path):
+    """Ctrl-C by a callback of the process's own, which is what a terminal sends."""
+    (folder / "interrupting.py").write_text(JOBS + INTERRUPTING)
+    command = ["execute", f"{folder}/interrupting.py:interrupting", *MEMORY, "--checkpoints", tmp_path / "c"]
+    ran = invoke(*command)
+    assert ran.exit_code == 130, ran.output
+    assert "suspended" in ran.output
+    command[1] = f"{folder}/my_jobs.py:jobs"
+    again = invoke(*command, "--checkpoint-every", 1)
+    assert again.exit_code == 2
+    assert "resume it, or give another folder" in again.output
+    ran = invoke(*command, "--resume", "--json")
+    assert ran.exit_code == 0, ran.output
+    plain = invoke("execute", command[1], *MEMORY, "--json")
+    wanted, found = ({k: v["losses"] for k, v in json.loads(out.stdout)["jobs"].items()} for out in (plain, ran))
+    assert found == wanted
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["{folder}/my_jobs.py:jobs", "--resume"], "go with --checkpoints"),
         (["{folder}/missing.py:jobs"], "there is no Python file"),
         (["{folder}/my_jobs.py:absent"], "has no function 'absent'"),
         (["{folder}/my_jobs.py:broken"], "ValueError: no data today"),
