@@ -92,7 +92,9 @@ def test_a_loader_that_fails_while_nothing_is_asked_of_it_is_told():
     own, other = Pipe()
     workload = Workload((TrainingJob("A", (Shard(1.0, 1.0),), 1),))
     store = SimpleNamespace(location={key: 0 for job in workload.jobs for key in state_keys(job)})
-    stage = SimpleNamespace(pool=SimpleNamespace(workers=[], updater=None), store=store, label="", recovers=False)
+    stage = SimpleNamespace(
+        pool=SimpleNamespace(workers=[], updater=None), store=store, label="", recovers=False, begun={}
+    )
     backend = TorchBackend(workload, stage, {"A": own})  # type: ignore[arg-type]
     other.send([Broken(7, "fetch", "RuntimeError: DataLoader worker (pid 1) is killed")])
     with (
@@ -112,7 +114,7 @@ def test_a_killed_worker_is_told_by_what_it_did_though_the_reports_before_are_lo
     with closing(HostStore(prepare([small_job()], devices))) as store, DevicePool(devices) as pool:
         pool.workers.append(Child("executor.worker"))
         loader, _other = Pipe()
-        stage = SimpleNamespace(pool=pool, store=store, label="emulated", recovers=False)
+        stage = SimpleNamespace(pool=pool, store=store, label="emulated", recovers=False, begun={})
         with closing(TorchBackend(Workload((job,)), stage, {"A": loader})) as backend:
             backend.submit([first, second])
             store.write_doing(second)
