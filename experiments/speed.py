@@ -38,6 +38,7 @@ _RIVALS = {
 }
 # Of a job in a timed run: few where one device takes twice as long, more where state moves just at beginning and end.
 _MINIBATCHES = {_SCALED: 3, _FITTING: 12}
+_MOST_RIVALS = 3  # at a time, with ours; seven of them fill 24 GiB
 _SMOKE_PAIRS = 1
 _GOALS: dict[str, Any] = {
     "to_ideal": {_SCALED: 0.90, _FITTING: 0.97},
@@ -175,7 +176,8 @@ def _row(name: str, flavour: str, ratio: dict[str, float] | None, goal: float | 
 def _workload(name: str, *, smoke: bool) -> PeerWorkload:
     """Return a workload for this race, which is not simulated."""
     workload, count = find_workload(name, smoke=smoke), 1 if smoke else _MINIBATCHES[name]
-    return replace(workload, specs=tuple(replace(s, minibatches=count) for s in workload.specs), is_simulated=False)
+    specs = tuple(replace(spec, minibatches=count) for spec in workload.specs)
+    return replace(workload, specs=specs, is_simulated=False, most_rivals=_MOST_RIVALS)
 
 
 def _asked(name: str, known: tuple[str, ...]) -> tuple[str, ...]:
