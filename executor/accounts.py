@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,21 +19,23 @@ from hydrasim.workload import ShardUnit, TrainingJob
 class Accounts:
     """Losses by job, one a mini-batch, in order; metrics, one an evaluation. A unit that is redone is told of once.
 
-    callbacks: told of each. stops: what they ask for.
+    callbacks: told of each. stops: what they ask for. failures: jobs that cannot go on, and why.
     """
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
         self.losses: dict[str, list[float]] = {}
         self.metrics: dict[str, list[float]] = {}
         self.stops: list[JobStopped] = []
+        self.failures: list[tuple[str, ExecutionError]] = []
         self._callbacks = callbacks
         self._schedules: dict[str, Schedule] = {}
         self._scores: dict[str, list[Score]] = {}  # of the newest evaluation
         self._newest: dict[str, int] = {}  # mini-batch that was told of
+        self._scales: dict[str, bool] = {}
 
-    def open(self, job: TrainingJob, checkpoint: Checkpoint | None = None) -> None:
-        """Keep account of one more job, which may go on from a checkpoint."""
-        self._schedules[job.name] = job.schedule
+    def open(self, job: TrainingJob, checkpoint: Checkpoint | None = None, *, scales: bool = False) -> None:
+        """Keep account of one more job, which may go on from a checkpoint. scales: its losses, which may overflow."""
+        self._schedules[job.name], self._scales[job.name] = job.schedule, scales
         self.losses[job.name], self.metrics[job.name], self._scores[job.name] = [], [], []
         self._newest[job.name] = -1
         if checkpoint is not None:
@@ -57,7 +60,10 @@ class Accounts:
         losses, schedule = self.losses[unit.job], self._schedules[unit.job]
         number = schedule.trained_before(unit.minibatch)
         losses[number:] = [loss]
-        if self._is_news(unit):
+        if not (math.isfinite(loss) or self._scales[unit.job]):
+            text = f"job {unit.job!r}: the loss of mini-batch {number} is {loss}"
+            self.failures.append((unit.job, ExecutionError(text)))
+        elif self._is_news(unit):
             self._tell(self._callbacks, MinibatchDone(unit.job, number, schedule.num_trained, loss, at_s))
 
     def evaluated(self, unit: ShardUnit, score: Score, at_s: float) -> None:
@@ -85,6 +91,7 @@ class Accounts:
                 if callback(done) is True:
                     self.stops.append(JobStopped(done.job, done.at_s))
             except Exception as reason:
-                raise ExecutionError(
-                    f"a callback failed after {done.what} of job {done.job!r}: {told(reason)}"
-                ) from reason
+                error = ExecutionError(f"a callback failed after {done.what} of job {done.job!r}: {told(reason)}")
+                error.__cause__ = reason
+                self.failures.append((done.job, error))
+                return

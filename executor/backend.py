@@ -15,13 +15,12 @@ from executor.control import Control
 from executor.errors import ExecutionError
 from executor.evaluation import Score
 from executor.host_lanes import HostLanes
-from executor.host_store import DEVICE_LANES
 from executor.interrupt import Interrupt
 from executor.lost_devices import LostDevices
 from executor.messages import Broken, Done, Order, Skip
 from executor.regions import Regions
 from executor.stage import Admitted, Stage
-from executor.stories import Process, end_of, failure_of
+from executor.stories import Process, doing_of, end_of, failure_of
 from hydrasim.command import (
     HOST,
     Command,
@@ -32,6 +31,7 @@ from hydrasim.command import (
     Finished,
     Happening,
     JobAdded,
+    JobFailed,
     JobSuspended,
     Kind,
 )
@@ -45,7 +45,7 @@ class TorchBackend:
     """Carries commands out on real devices. accounts: what training comes to; lost_devices: and what became of them.
 
     callbacks: told of mini-batches and evaluations. control: tells what is to happen to jobs. interrupt: that all are
-    to be suspended.
+    to be suspended. strict: a job that fails ends the run. failures: of those that were set aside instead.
     """
 
     def __init__(
@@ -56,6 +56,8 @@ class TorchBackend:
         callbacks: Sequence[Callback] = (),
         control: Control | None = None,
         interrupt: Interrupt | None = None,
+        *,
+        strict: bool = False,
     ) -> None:
         self.label = stage.label
         self.accounts, self.interrupt, self._control = Accounts(callbacks), interrupt, control
@@ -75,6 +77,8 @@ class TorchBackend:
             if source is not None and source.reader is not None:
                 self._sources.register(source.reader, EVENT_READ, source)
         self._pointless: set[int] = set()  # commands that may have begun, and whose end nobody is told of
+        self._broken: set[int] = set()  # commands that raised
+        self._strict, self.failures = strict, dict[str, ExecutionError]()
         self.lost_devices = LostDevices(stage) if stage.recovers else None
         if self.lost_devices is not None:
             self._sources.register(self.lost_devices.reader, EVENT_READ, self.lost_devices)
@@ -116,18 +120,23 @@ class TorchBackend:
                 self._events.extend(self._read(key.fileobj, key.data))
         return self._events.popleft()
 
-    def withdraw(self, device: int, numbers: Sequence[int]) -> None:
+    def withdraw(self, device: int | None, numbers: Sequence[int]) -> None:
         """See `hydrasim.loop.Backend`."""
         gone = {number for number, command in self._running.items() if command.device == device}
         skips: dict[int, list[int]] = {}
-        for number in numbers:
-            where = self._running[number].device
-            if where == HOST:
+        ended = {number for number in numbers if number not in self._running}  # of which nobody has heard yet
+        self._events = deque(e for e in self._events if not (isinstance(e, Finished) and e.command.number in ended))
+        for number in (number for number in numbers if number not in ended):
+            command = self._running[number]
+            updates = command.kind is Kind.UPDATE and not self._host.is_held(number)
+            if number in self._broken or (command.device == HOST and not updates):
                 gone.add(number)
-            else:
-                skips.setdefault(where, []).append(number)
-                self._pointless.add(number)
-                self._regions.give_back(self._running[number])
+                continue
+            self._pointless.add(number)
+            if command.device != HOST:
+                skips.setdefault(command.device, []).append(number)
+            if device is not None:  # else it may have begun, and what it writes is nobody's until it is over
+                self._regions.give_back(command)
         self._host.withdraw(gone)
         for where, skipped in skips.items():
             self._send(where, Skip(tuple(skipped)))
@@ -147,18 +156,13 @@ class TorchBackend:
         """Yield what a source has to tell; nothing if another has taken its place meanwhile."""
         if connection.closed:
             return
-        if isinstance(source, Control):
+        if isinstance(source, Control | Interrupt):
             connection.recv_bytes()
-            yield from self._asked()
-            return
-        if isinstance(source, Interrupt):
-            connection.recv_bytes()
-            yield from (JobSuspended(job, self._now_s()) for job in self._stage.parts)
+            suspended = (JobSuspended(job, self._now_s()) for job in self._stage.parts)
+            yield from suspended if isinstance(source, Interrupt) else self._asked()
             return
         if isinstance(source, LostDevices):
-            for device, child in source.returned():
-                self._sources.register(child.connection, EVENT_READ, device)
-                yield DeviceBack(device, self._now_s())
+            yield from self._returned(source)
             return
         try:
             messages = connection.recv()
@@ -166,30 +170,51 @@ class TorchBackend:
             yield from self._end_of(source)
             return
         for message in messages:
-            event = self._broken(source, message) if isinstance(message, Broken) else self._finished(message)
+            event = self._heard(source, message)
             yield from self._asked()  # by callbacks, and before the event that may end the run
             if event is not None:
                 yield event
             yield from self.accounts.stops
             self.accounts.stops.clear()
+            while self.accounts.failures:
+                yield self._set_aside(*self.accounts.failures.pop(0))
 
-    def _end_of(self, source: Process) -> Iterator[DeviceLost]:
+    def _returned(self, lost: LostDevices) -> Iterator[DeviceBack]:
+        for device, child in lost.returned():
+            if device is None:
+                self._host.update_again(child.connection)
+            else:
+                self._sources.register(child.connection, EVENT_READ, device)
+                yield DeviceBack(device, self._now_s())
+
+    def _end_of(self, source: Process) -> Iterator[DeviceLost | JobFailed]:
         """Have the run go on without a device whose process ended, or with another loader.
 
+        A job of which a unit or a fetch ends its process again and again is set aside.
+
         Raises:
-            ExecutionError: it was the updater, or the last device, or runs do not recover.
+            ExecutionError: it was the last device, or runs do not recover.
         """
         doing = self._doing(source)
         story = end_of(source, self._pool, doing)
-        if self.lost_devices is None or source is None:
+        if self.lost_devices is None:
             raise story from None
+        if source is None:
+            self._sources.unregister(self._pool.updater.connection)  # type: ignore[union-attr]
+            self.lost_devices.lose_updater(story)
+            return
         if isinstance(source, str):
-            self.lost_devices.note(story, doing and doing.unit)
+            if self.lost_devices.note(story, doing and doing.unit):
+                yield self._set_aside(source, story)
+                return
             self._host.replace_loader(source)
             return
         self._sources.unregister(self._pool.workers[source].connection)
-        self.lost_devices.lose(source, story, doing.unit if doing is not None and doing.kind is Kind.COMPUTE else None)
+        unit = doing.unit if doing is not None and doing.kind is Kind.COMPUTE else None
+        is_deadly = self.lost_devices.lose(source, story, unit)
         yield DeviceLost(source, self._now_s())
+        if is_deadly and unit is not None:
+            yield self._set_aside(unit.job, story)
 
     def _now_s(self) -> float:
         return time.monotonic() - self._started_s
@@ -206,7 +231,7 @@ class TorchBackend:
 
     def _know(self, job: TrainingJob, loader: Connection) -> None:
         """Listen to a job's processes, and keep account of it."""
-        self.accounts.open(job, self._stage.begun.get(job.name))
+        self.accounts.open(job, self._stage.begun.get(job.name), scales=self._stage.scales(job.name))
         self._host.know(job, loader)
         self._regions.know(job)
 
@@ -231,14 +256,17 @@ class TorchBackend:
 
     def _release(self) -> None:
         for done in self._host.release():
-            if (event := self._finished(done)) is not None:
-                self._events.append(event)
+            self._events.append(self._finished(done))
 
-    def _finished(self, message: Done) -> Finished | None:
+    def _heard(self, process: Process, message: Done | Broken) -> Event | None:
+        """Take a report into account; of what is pointless nobody is told."""
         if message.number in self._pointless:
             del self._issued_s[message.number]
-            self._forget(message.number)
+            self._regions.give_back(self._forget(message.number))
             return None
+        return self._raised(process, message) if isinstance(message, Broken) else self._finished(message)
+
+    def _finished(self, message: Done) -> Finished:
         command = self._forget(message.number)
         self._regions.commit(command)
         self._release()
@@ -249,25 +277,35 @@ class TorchBackend:
             self.accounts.trained(command.unit, message.result, end_s)
         return Finished(command, start_s, end_s, self._issued_s.pop(command.number))
 
-    def _broken(self, process: Process, message: Broken) -> Failed:
+    def _raised(self, process: Process, message: Broken) -> Failed | JobFailed:
+        """Have the job be set aside whose command raised.
+
+        Raises:
+            ExecutionError: the process failed by itself.
+        """
         command = self._running.get(message.number)
         error = failure_of(process, message, command)
+        if command is None and isinstance(process, str):
+            return self._set_aside(process, error)
         if command is None:
             raise error
-        return Failed(command, error)
+        self._broken.add(message.number)
+        return Failed(command, error) if self._strict else self._set_aside(command.owner, error)
 
-    def _lost(self, process: Process) -> ExecutionError:
-        """Say which process ended, what it was doing, and how it ended."""
-        return end_of(process, self._pool, self._doing(process))
+    def _set_aside(self, job: str, error: ExecutionError) -> JobFailed:
+        """Have nothing more come of a job, or raise why it failed."""
+        if self._strict:
+            raise error
+        if job not in self.failures:
+            self.failures[job] = error
+            self._host.drop(job)
+        return JobFailed(job, self._now_s(), error)
 
     def _doing(self, process: Process) -> Command | None:
         """Return what a device's worker has begun and not reported, its unit first, or what a loader was asked for."""
         if isinstance(process, str):
             return next(iter(self._host.asked_of(process)), None)
-        if process is None:
-            return None
-        began = [self._running.get(self._store.read_doing(process, lane)) for lane in DEVICE_LANES]
-        return next((command for command in began if command is not None and command.device == process), None)
+        return None if process is None else doing_of(process, self._store, self._running)
 
     def _send(self, device: int, message: object) -> None:
         if self.lost_devices is not None and device in self.lost_devices.away:
@@ -276,4 +314,4 @@ class TorchBackend:
             self._pool.workers[device].connection.send(message)
         except (BrokenPipeError, OSError):
             if self.lost_devices is None:  # else its end will be read, and what it had is redone
-                raise self._lost(device) from None
+                raise end_of(device, self._pool, self._doing(device)) from None

@@ -40,6 +40,7 @@ class HostLanes:
         self._loaders: dict[str, Connection] = {}
         self._jobs: dict[str, TrainingJob] = {}
         self._held: list[tuple[Command, Order | None]] = []  # updates with their orders
+        self._updates: dict[int, Order] = {}  # that were handed on, by number
 
     def know(self, job: TrainingJob, loader: Connection) -> None:
         """Listen to a job's loader, and to the process that updates if that is new."""
@@ -62,17 +63,28 @@ class HostLanes:
         """Have commands that are held never begin."""
         self._held = [entry for entry in self._held if entry[0].number not in numbers]
 
+    def drop(self, job: str) -> None:
+        """Hang up on the loader of a job that was set aside."""
+        self._sources.unregister(self._loaders.pop(job))
+        self._stage.pool.close_loader(job)
+
+    def is_held(self, number: int) -> bool:
+        """Tell whether a command has not been handed on."""
+        return any(command.number == number for command, _ in self._held)
+
     def release(self) -> list[Done]:
         """Hand on what was held, as far as it may begin; return what is done thereby.
 
         Raises:
-            ExecutionError: a process is gone, and runs do not recover, or it was the one that updates.
+            ExecutionError: a process is gone, and runs do not recover.
         """
         done: list[Done] = []
         held, self._held = self._held, []
         for command, order in held:
             if any(number in self._running for number in command.after):
                 self._held.append((command, order))
+            elif order is None and command.unit.job not in self._loaders:
+                continue  # of a job that was set aside just now
             elif command.kind is Kind.RESTORE:
                 done.append(self._restore(command))
             else:
@@ -84,6 +96,14 @@ class HostLanes:
         held = {command.number for command, _ in self._held}
         asked = (c for c in self._running.values() if c.kind in _OF_LOADERS and c.unit.job == job)
         return [command for command in asked if command.number not in held]
+
+    def update_again(self, updater: Connection) -> None:
+        """Have another process take the steps that one had not when it ended; each makes a new state of an old one."""
+        self._sources.register(updater, EVENT_READ, None)
+        self._updates = self._still_updating()
+        with suppress(OSError):  # it has ended again, which will be read
+            for order in self._updates.values():
+                updater.send(order)
 
     def replace_loader(self, job: str) -> None:
         """Have another loader go on where a job's ended."""
@@ -100,12 +120,15 @@ class HostLanes:
                 self._loaders[job].send(self._request(command))
             else:
                 assert pool.updater is not None
+                self._updates = {**self._still_updating(), command.number: order}
                 pool.updater.connection.send(order)
         except (BrokenPipeError, OSError):
-            if order is not None:
-                raise end_of(None, pool, None) from None
             if not self._stage.recovers:  # else its end will be read, and another is asked
-                raise end_of(job, pool, next(iter(self.asked_of(job)), None)) from None
+                asked = None if order is not None else next(iter(self.asked_of(job)), None)
+                raise end_of(job if order is None else None, pool, asked) from None
+
+    def _still_updating(self) -> dict[int, Order]:
+        return {number: order for number, order in self._updates.items() if number in self._running}
 
     def _request(self, command: Command) -> Fetch | Save:
         job, minibatch = command.unit.job, command.unit.minibatch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 import traceback
@@ -90,15 +91,17 @@ class LaneThread(threading.Thread):
             order, waits = entry
             for event in waits:
                 event.wait()
-            command = order.command
-            started = time.monotonic()
-            try:
-                result = None if command.number in self._skipped else self._execute(order)
-            except BaseException as error:
-                text = told(error)
-                self._report(Broken(command.number, command.kind.value, text, traceback.format_exc()))
-                return
-            ended = time.monotonic()
+            message = self._carried_out(order)
             self.core_s = time.thread_time()
-            self._completions.done(command.number)
-            self._report(Done(command.number, started, ended, result))
+            self._completions.done(order.command.number)
+            self._report(message)
+            if isinstance(message, Broken):
+                gc.collect()  # what a unit had alive hangs on frames that refer to each other
+
+    def _carried_out(self, order: Order) -> Done | Broken:
+        command, started = order.command, time.monotonic()
+        try:
+            result = None if command.number in self._skipped else self._execute(order)
+        except BaseException as error:
+            return Broken(command.number, command.kind.value, told(error), traceback.format_exc())
+        return Done(command.number, started, time.monotonic(), result)

@@ -193,6 +193,7 @@ def main() -> None:
             own.close()
             connection.close()
             die_with_parent()
+            os.register_at_fork(after_in_child=die_with_parent)  # workers of a DataLoader, with this loader
             sys.unraisablehook = lambda _: None  # a DataLoader's destructor complains when its processes were killed
             serve(Connection(socket_fd), setup, StoreView(store_fd, setup.store_bytes, setup.places))
             os._exit(0)

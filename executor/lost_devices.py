@@ -1,4 +1,7 @@
-"""Devices that are lost in a run: their workers are started again, a few times, and join it when they are ready."""
+"""Devices that are lost in a run: their workers are started again, a few times, and join it when they are ready.
+
+So is the process that updates in host memory.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from contextlib import suppress
 from multiprocessing import Pipe
 
 from executor.errors import ExecutionError
+from executor.pool import UPDATER
 from executor.process import Child
 from executor.replacement import Replacement
 from executor.stage import Stage
@@ -28,13 +32,15 @@ class LostDevices:
         self._starting: list[Replacement] = []
         self._counts: Counter[object] = Counter()
 
-    def lose(self, device: int, story: ExecutionError, unit: ShardUnit | None) -> None:
+    def lose(self, device: int, story: ExecutionError, unit: ShardUnit | None) -> bool:
         """Have a device's worker be started again, unless that was done often enough. unit: that it was running.
 
+        Return whether that unit kills whoever runs it.
+
         Raises:
-            ExecutionError: that unit kills whoever runs it, or no device is left.
+            ExecutionError: no device is left.
         """
-        self.note(story, unit)
+        is_deadly = self.note(story, unit)
         self.away.add(device)
         self._counts[device] += 1
         if self._counts[device] <= _MOST_LOSSES:
@@ -42,29 +48,47 @@ class LostDevices:
         else:
             self._stage.pool.workers[device].kill()
         self._check()
+        return is_deadly
 
-    def note(self, story: ExecutionError, cause: object) -> None:
-        """Keep how a process was lost. cause: what it was doing, None for nothing.
+    def lose_updater(self, story: ExecutionError) -> None:
+        """Have the process that updates in host memory be started again.
 
         Raises:
-            ExecutionError: that ends whoever does it.
+            ExecutionError: that was done often enough.
         """
-        if cause is not None:
-            self._counts[cause] += 1
-            if self._counts[cause] == _MOST_DEATHS:
-                raise story from None
-        self.stories.append(str(story))
+        self.note(story, None)
+        self._counts[None] += 1
+        if self._counts[None] > _MOST_LOSSES:
+            raise story from None
+        self._starting.append(self._stage.replace_updater(self._wake))
 
-    def returned(self) -> Iterator[tuple[int, Child]]:
-        """Yield devices that are back, with their new workers."""
+    def note(self, story: ExecutionError, cause: object) -> bool:
+        """Keep how a process was lost; return whether what it was doing, if anything, ends whoever does it."""
+        self.stories.append(str(story))
+        if cause is None:
+            return False
+        self._counts[cause] += 1
+        return self._counts[cause] == _MOST_DEATHS
+
+    def returned(self) -> Iterator[tuple[int | None, Child]]:
+        """Yield devices that are back, with their new workers; None for the process that updates.
+
+        Raises:
+            ExecutionError: that could not be set up again, or no device is left.
+        """
         self.reader.recv_bytes()
         for replacement in [one for one in self._starting if one.child is not None or one.error]:
             self._starting.remove(replacement)
+            device = replacement.device
+            what = UPDATER if device is None else f"device {device}"
             if replacement.error:
-                self.stories.append(f"device {replacement.device} could not be set up again: {replacement.error}.")
+                self.stories.append(f"{what} could not be set up again: {replacement.error}.")
+                if device is None:
+                    raise ExecutionError(self.stories[-1])
                 continue
-            self.away.remove(replacement.device)
-            yield replacement.device, self._stage.install(replacement)
+            if device is not None:
+                self.away.remove(device)
+            yield device, self._stage.install(replacement)
         self._check()
 
     def _check(self) -> None:

@@ -170,7 +170,7 @@ class Used:
 
 @dataclass(frozen=True)
 class Broken:
-    """A command raised; the worker does nothing more."""
+    """A command raised; of its job the process does nothing more."""
 
     number: int
     kind: str

@@ -75,11 +75,22 @@ class DevicePool:
         self._replacements.append(made)
         return made
 
+    def replace_updater(self, setup: UpdaterSetup, store_fd: int, told: Callable[[], None]) -> Replacement:
+        """Start another process that updates in host memory; `install` it once it is ready."""
+        assert self.updater is not None
+        self.updater.kill()
+        made = Replacement(None, len(setup.jobs), lambda new: _set_up_updater(new, setup, store_fd), told)
+        self._replacements.append(made)
+        return made
+
     def install(self, replacement: Replacement) -> Child:
-        """Have a device's new worker be the one that gets orders; return it."""
+        """Have a new process be the one that gets orders; return it."""
         assert replacement.child is not None
         self._replacements.remove(replacement)
-        self.workers[replacement.device] = replacement.child
+        if replacement.device is None:
+            self.updater = replacement.child
+        else:
+            self.workers[replacement.device] = replacement.child
         return replacement.child
 
     def open_loaders(self, setups: Sequence[LoaderSetup], store_fd: int) -> dict[str, Connection]:
@@ -126,8 +137,10 @@ class DevicePool:
                 worker.connection.send(addition)
 
     def add_to_updater(self, addition: Addition) -> None:
-        """Have the process that updates in host memory make one more job's optimizers."""
+        """Have the process that updates in host memory, if it runs, make one more job's optimizers."""
         assert self.updater is not None
+        if self.updater.connection.closed:
+            return
         with _named(self.updater, UPDATER):
             self.updater.connection.send(addition)
 
@@ -140,8 +153,7 @@ class DevicePool:
         if self.updater is None:
             self.updater = Child("executor.updater")
         with _named(self.updater, UPDATER):
-            self.updater.connection.send(setup)
-            self.updater.send_fd(store_fd)
+            _set_up_updater(self.updater, setup, store_fd)
             answer = self.updater.connection.recv()
         if isinstance(answer, Broken):
             raise ExecutionError(f"{UPDATER} could not be set up: {answer.text}")
@@ -153,18 +165,20 @@ class DevicePool:
     def end_run(self) -> list[Used]:
         """Free what the run held in the workers; return what it took of each device."""
         self._close_loaders()
+        self._close_replacements()
+        if self.updater is not None and self.updater.connection.closed:
+            self.updater = None
         if self.updater is not None:
             with _named(self.updater, UPDATER):
                 self.updater.connection.send("close")
-                self.updater.connection.recv()
-        self._close_replacements()
+                _last_of(self.updater)
         used = [Used(0, {})] * len(self.workers)
         for index, worker in self._running_workers():
             with _named(worker, f"the worker of device {index}"):
                 worker.connection.send("close")
         for index, worker in self._running_workers():
             with _named(worker, f"the worker of device {index}"):
-                used[index] = worker.connection.recv()
+                used[index] = _last_of(worker)
         return used
 
     def close(self) -> None:
@@ -216,6 +230,18 @@ class DevicePool:
         if name not in self._links:
             self._links[name] = LinkClock.create()
         return self._links[name]
+
+
+def _last_of(child: Child) -> Any:
+    """Return what a process says of its run, after reports of what nobody waited for any more."""
+    while isinstance(answer := child.connection.recv(), list):
+        pass
+    return answer
+
+
+def _set_up_updater(child: Child, setup: UpdaterSetup, store_fd: int) -> None:
+    child.connection.send(setup)
+    child.send_fd(store_fd)
 
 
 @contextmanager

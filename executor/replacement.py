@@ -1,4 +1,4 @@
-"""Starts a worker in the place of one that ended, in a thread of its own, while the run goes on."""
+"""Starts a process in the place of one that ended, in a thread of its own, while the run goes on."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from executor.process import Child
 
 
 class Replacement:
-    """A worker that is being started for a device. child: once it takes orders; error: why there is none.
+    """A worker that is being started for a device, or, for none, the process that updates in host memory.
 
-    num_jobs: those that it was set up for. send: gives a new worker its setup. told: called when either is known, in
-    the thread that starts it.
+    child: once it takes orders; error: why there is none. num_jobs: those that it was set up for. send: gives a new
+    process its setup. told: called when either is known, in the thread that starts it.
     """
 
-    def __init__(self, device: int, num_jobs: int, send: Callable[[Child], None], told: Callable[[], None]) -> None:
+    def __init__(
+        self, device: int | None, num_jobs: int, send: Callable[[Child], None], told: Callable[[], None]
+    ) -> None:
         self.device, self.num_jobs = device, num_jobs
         self.child: Child | None = None
         self.error = ""
         self._send, self._told = send, told
-        self._starting = Child("executor.worker")
-        self._thread = threading.Thread(target=self._start, name=f"restart of device {device}", daemon=True)
+        self._starting = Child("executor.updater" if device is None else "executor.worker")
+        self._thread = threading.Thread(target=self._start, name=f"restart of {device}", daemon=True)
         self._thread.start()
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ the activation peak that was set apart.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -90,19 +90,25 @@ class Stage:
         self._setups = [job_setup(part, jobs[name]) for name, part in self.parts.items()]
         self._loaders = {name: self._loader_setup(part, jobs[name]) for name, part in self.parts.items()}
         self.pool.open([self._setup(index) for index in range(len(self._arenas))], self.store.fd)
-        if on_host := tuple(job for job in self._setups if job.host_updates):
-            self._open_updater(on_host)
+        if any(job.host_updates for job in self._setups):
+            self._open_updater()
         return self.pool.open_loaders(list(self._loaders.values()), self.store.fd)
 
     def replace(self, device: int, told: Callable[[], None]) -> Replacement:
         """Start a worker in the place of one that ended; see `DevicePool.replace`."""
         return self.pool.replace(device, self._setup(device), self.store.fd, told)
 
+    def replace_updater(self, told: Callable[[], None]) -> Replacement:
+        """Start another process that updates in host memory; see `DevicePool.replace_updater`."""
+        return self.pool.replace_updater(self._updater_setup(), self.store.fd, told)
+
     def install(self, replacement: Replacement) -> Child:
-        """Have a device's new worker get orders; tell it of jobs that were added since it was set up."""
-        child = self.pool.install(replacement)
-        num_missed = len(self._setups) - replacement.num_jobs
-        for addition in self._additions[len(self._additions) - num_missed :]:
+        """Have a new process get orders; tell it of jobs that were added since it was set up."""
+        child, updates = self.pool.install(replacement), replacement.device is None
+        setups = [job for job in self._setups if job.host_updates or not updates]
+        additions = [addition for addition in self._additions if addition.job.host_updates or not updates]
+        num_missed = len(setups) - replacement.num_jobs
+        for addition in additions[len(additions) - num_missed :]:
             child.connection.send(addition)
         return child
 
@@ -125,6 +131,20 @@ class Stage:
     def saves(self) -> bool:
         """Whether jobs have checkpoints."""
         return self._checkpoints is not None
+
+    def scales(self, job: str) -> bool:
+        """Tell whether a job's losses are scaled."""
+        return self.parts[job].job.step_options.scaling is not None
+
+    def whole(self, failed: Container[str]) -> list[Partition]:
+        """Return jobs whose state in host memory is of one moment: of failed ones, at their last checkpoint, if any."""
+        parts = [part for name, part in self.parts.items() if name not in failed]
+        for name, part in self.parts.items():
+            if name in failed and self._progress[name].saved and self._checkpoints is not None:
+                found = Checkpoint.open(path_of(self._checkpoints.of(name), self._progress[name].saved))
+                restore(found, part, self._progress[name].job, self.store)
+                parts.append(part)
+        return parts
 
     def is_stopped(self, job: str) -> bool:
         """Tell whether a job was told to end, for good."""
@@ -184,7 +204,7 @@ class Stage:
             if self._updates_on_host:
                 self.pool.add_to_updater(addition)
             else:
-                self._open_updater((addition.job,))
+                self._open_updater()
         return self.pool.open_loaders([admitted.loader], self.store.fd)[part.job.name]
 
     def _setup(self, index: int) -> Setup:
@@ -203,9 +223,13 @@ class Stage:
             self.pool.has_link(index),
         )
 
-    def _open_updater(self, jobs: Sequence[JobSetup]) -> None:
+    def _open_updater(self) -> None:
         self._updates_on_host = True
-        self.pool.open_updater(UpdaterSetup(tuple(jobs), self.store.nbytes, self.store.places), self.store.fd)
+        self.pool.open_updater(self._updater_setup(), self.store.fd)
+
+    def _updater_setup(self) -> UpdaterSetup:
+        jobs = tuple(job for job in self._setups if job.host_updates)
+        return UpdaterSetup(jobs, self.store.nbytes, self.store.places)
 
     def _loader_setup(self, part: Partition, job: TrainingJob) -> LoaderSetup:
         return LoaderSetup(

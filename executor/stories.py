@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from executor.errors import ExecutionError
+from executor.host_store import DEVICE_LANES, StoreView
 from executor.messages import Broken
 from executor.pool import UPDATER, DevicePool
 from hydrasim.command import Command
@@ -24,6 +27,12 @@ def failure_of(process: Process, message: Broken, command: Command | None) -> Ex
     error.worker_traceback = message.trace
     error.out_of_memory = message.text.startswith(("BudgetExceeded:", "OutOfMemoryError:"))
     return error
+
+
+def doing_of(device: int, store: StoreView, running: Mapping[int, Command]) -> Command | None:
+    """Return what a device's worker has begun and not reported, its unit first. running: commands that are not done."""
+    began = [running.get(store.read_doing(device, lane)) for lane in DEVICE_LANES]
+    return next((command for command in began if command is not None and command.device == device), None)
 
 
 def end_of(process: Process, pool: DevicePool, doing: Command | None) -> ExecutionError:

@@ -39,17 +39,20 @@ from hydrasim.policies import Policy, make_policy
 from hydrasim.policies.follow_plan import FollowPlan
 from hydrasim.profile import Profile, StatedCosts
 from hydrasim.timeline import Timeline
+from hydrasim.workload import TrainingJob
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """What became of a job. losses: one a mini-batch. metrics: of its evaluations, one an epoch.
+    """What became of a job. losses: one a mini-batch. metrics: of its evaluations, one an epoch. error: why it failed.
+
+    The model of a failed job is as its last checkpoint has it, or as it was before the run.
 
     optimizer_state: tensors by parameter name; none of a job whose weights came from disk, as they may not fit.
     """
 
     name: str
-    status: str  # "finished", "stopped" by a callback or a Control, or "suspended" by Ctrl-C
+    status: str  # "finished", "failed", "stopped" by a callback or a Control, or "suspended" by Ctrl-C
     losses: tuple[float, ...]
     error: str = ""
     optimizer_state: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict, repr=False)
@@ -113,6 +116,7 @@ def train(
     recover: bool = True,
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
+    strict: bool = False,
 ) -> RunResult:
     """Train the jobs and put the trained weights into their models.
 
@@ -122,14 +126,14 @@ def train(
     called in turn after each mini-batch; one that returns True stops the job; see `executor.callbacks`. control: adds,
     pauses, resumes and stops jobs, under a policy. recover: under a policy, go on when a worker is killed: what it had
     not finished is redone. checkpoints: where and how often jobs' state is saved; resume: go on from what is there.
+    strict: a job that fails ends the run; else it is set aside, and the others go on.
 
     Raises:
-        ExecutionError: a layer, loader or worker failed; it names job, unit and cause.
-        ShardTooLarge, JobError, PlanError, PolicyError: before anything runs. CheckpointError: a checkpoint is there
-        and is not to be resumed, or cannot be. Suspended: Ctrl-C, where there are checkpoints; it has the result.
+        ExecutionError: a process failed for good, or, if strict, a layer, loader or callback; it names job and cause.
+        ShardTooLarge, JobError, PlanError, PolicyError: before anything runs. CheckpointError: one is there that is not
+        to be resumed, or cannot be. Suspended: Ctrl-C, where there are checkpoints; it has the result.
     """
-    zone = mechanism.loading_zone_fraction
-    prepared = jobs if isinstance(jobs, Prepared) else prepare(jobs, devices, loading_zone_fraction=zone)
+    prepared = _prepared(jobs, devices, mechanism)
     _check(prepared, plan, pool, control)
     begun = {} if checkpoints is None else checkpoints_of(prepared, checkpoints, resume=resume)
     every = checkpoints and checkpoints.interval
@@ -140,12 +144,11 @@ def train(
     try:
         options = {"commands": commands, "on_event": on_event, **_header(prepared, plan, seed)}
         stage = Stage(prepared, orchestrator, own_pool, store, chaos_seed, checkpoints, begun)
-        timeline, backend = _carried_out(orchestrator, stage, callbacks, control, options)
-        used = own_pool.end_run()
-        for part in stage.parts.values() if update_models else ():
+        timeline, backend = _carried_out(orchestrator, stage, callbacks, control, options, strict=strict)
+        whole = stage.whole(backend.failures)
+        for part in whole if update_models else ():
             _write_back(part, store)
-        timeline.header.update(peak_bytes=_peak_bytes(orchestrator, used), core_s=_core_s(backend, used))
-        result = RunResult(_results(orchestrator, stage, backend), timeline, store.reserved_bytes, backend.faults)
+        results = _results(orchestrator, stage, backend, whole)
     except BaseException:
         own_pool.close()  # workers may be in the middle of anything
         raise
@@ -153,6 +156,15 @@ def train(
         store.close()
         if pool is None:
             own_pool.close()
+    return _checked(RunResult(results, timeline, store.reserved_bytes, backend.faults), backend)
+
+
+def _prepared(jobs: Sequence[TorchJob] | Prepared, devices: Sequence[Device], mechanism: Mechanism) -> Prepared:
+    zone = mechanism.loading_zone_fraction
+    return jobs if isinstance(jobs, Prepared) else prepare(jobs, devices, loading_zone_fraction=zone)
+
+
+def _checked(result: RunResult, backend: TorchBackend) -> RunResult:
     return result if backend.interrupt is None else backend.interrupt.checked(result)
 
 
@@ -167,6 +179,8 @@ def _carried_out(
     callbacks: Sequence[Callback],
     control: Control | None,
     options: dict[str, Any],
+    *,
+    strict: bool,
 ) -> tuple[Timeline, TorchBackend]:
     """Run to the end; return the timeline, and the backend, which knows what training came to."""
     interrupt = Interrupt() if stage.saves and orchestrator.following is None else None
@@ -177,8 +191,12 @@ def _carried_out(
         for what, job in asked:
             orchestrator.heed(what(job, 0.0))
         workload = orchestrator.workload
-        with closing(TorchBackend(workload, stage, stage.open(), callbacks, control, interrupt)) as backend:
-            return run(orchestrator, backend, **options), backend
+        made = TorchBackend(workload, stage, stage.open(), callbacks, control, interrupt, strict=strict)
+        with closing(made) as backend:
+            timeline = run(orchestrator, backend, **options)
+    used = stage.pool.end_run()
+    timeline.header.update(peak_bytes=_peak_bytes(orchestrator, used), core_s=_core_s(backend, used))
+    return timeline, backend
 
 
 def _check(prepared: Prepared, plan: Plan | None, pool: DevicePool | None, control: Control | None) -> None:
@@ -239,23 +257,28 @@ def _write_back(part: Partition, store: HostStore) -> None:
         saved.close()
 
 
-def _results(orchestrator: Orchestrator, stage: Stage, backend: TorchBackend) -> dict[str, JobResult]:
+def _results(
+    orchestrator: Orchestrator, stage: Stage, backend: TorchBackend, whole: Sequence[Partition]
+) -> dict[str, JobResult]:
     came_too_late = {name: JobResult(name, "stopped", ()) for name in stage.admitted}
+    states = {part.job.name: _optimizer_state(part, stage.store) for part in whole if not part.job.weights}
     return came_too_late | {
         job.name: JobResult(
             job.name,
-            _status(backend.accounts.has_finished(job), orchestrator.progress[job.name].is_stopped),
+            _status(job, backend, orchestrator.progress[job.name].is_stopped),
             tuple(backend.accounts.losses[job.name]),
-            "",
-            {} if (part := stage.parts[job.name]).job.weights else _optimizer_state(part, stage.store),
+            str(backend.failures.get(job.name, "")),
+            states.get(job.name, {}),
             tuple(backend.accounts.metrics[job.name]),
         )
         for job in orchestrator.workload.jobs
     }
 
 
-def _status(has_finished: bool, is_stopped: bool) -> str:
-    if has_finished:
+def _status(job: TrainingJob, backend: TorchBackend, is_stopped: bool) -> str:
+    if job.name in backend.failures:
+        return "failed"
+    if backend.accounts.has_finished(job):
         return "finished"
     return "stopped" if is_stopped else "suspended"
 

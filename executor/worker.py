@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 import torch
 
 from executor.chaos import Chaos
+from executor.evaluation import Score
 from executor.host_store import StoreView
 from executor.lanes import Completions, LaneThread, Reporter
 from executor.messages import Addition, Broken, Order, Setup, Skip, Used
@@ -46,6 +47,7 @@ class Run:
         self._chaos = chaos
         self._reporter = Reporter(partial(send_or_leave, connection))
         self._skipped: set[int] = set()
+        self._failed: set[str] = set()  # jobs
         self._lanes = {
             lane: LaneThread(lane.value, self._execute, self._reporter.report, self._completions, self._skipped)
             for lane in (Lane.H2D, Lane.COMPUTE, Lane.D2H)
@@ -105,7 +107,17 @@ class Run:
         self._memory.close()
         return Used(peak_bytes, core_s)
 
-    def _execute(self, order: Order) -> float | None:
+    def _execute(self, order: Order) -> float | Score | None:
+        """Carry out a command; of a job one of whose commands has failed here, nothing more."""
+        if order.command.owner in self._failed:
+            return None
+        try:
+            return self._carry_out(order)
+        except BaseException:
+            self._failed.add(order.command.owner)
+            raise
+
+    def _carry_out(self, order: Order) -> float | Score | None:
         self._store.write_doing(order.command)
         if self._chaos is not None:
             self._chaos.before(order.command)

@@ -137,7 +137,7 @@ def _execute(
     tick = progress.step(f"execute the plan of {policy}", prepared.workload.num_units)
     modules = {part.job.name: part.job.module for part in prepared.partitions}
     before = {name: copy.deepcopy(module.state_dict()) for name, module in modules.items()}
-    result = train(prepared, plan=plan, pool=pool, on_event=on_compute(tick))
+    result = train(prepared, plan=plan, pool=pool, on_event=on_compute(tick), strict=True)
     found = {
         name: digests(dict(module.named_parameters()), result.jobs[name].optimizer_state)
         for name, module in modules.items()

@@ -58,7 +58,8 @@ class Variant:
         """Follow the plan for real; return the makespan in seconds. Weights stay as they are."""
         from executor import train
 
-        run = train(self.prepared, plan=plan, mechanism=self.mechanism, pool=pool, update_models=False)
+        options = {"mechanism": self.mechanism, "pool": pool, "update_models": False, "strict": True}
+        run = train(self.prepared, plan=plan, **options)  # type: ignore[arg-type]
         return run.makespan_s
 
 

@@ -98,7 +98,7 @@ def _train(row: Row, model: nn.Module, layers: list[nn.Module], case: Case) -> N
     device = CpuDevice(int(least * (1 + HEADROOM_FRACTION)))
     prepared = prepare([job], [device], pilots=[pilot])
     row.num_shards = len(prepared.partitions[0].shards)
-    result = train(prepared)
+    result = train(prepared, strict=True)
     losses, _ = train_plain(plain, case.loss_fn, case.batches, _optimizer)
     found, wanted = _state(model, result.jobs[row.name].losses), _state(plain, losses)
     different = identical(found, wanted)

@@ -1,10 +1,11 @@
-"""Whether a run survives what is killed in it: workers and loaders, at instants uniform over the run.
+"""Whether a run survives what is killed in it: any process but its own, at instants uniform over the run.
 
     python -m experiments.faults [--faults 200] [--in-place] -o results/faults
 
-Three jobs train on two emulated devices with slow links, so that loads and stores take time. Once undisturbed, held
-against the plain loop; then again and again, each time with one process killed, held against the undisturbed run bit
-by bit. --in-place has states stored where they lie, not beside, and must go wrong: so the campaign would see it.
+Four jobs train on two emulated devices with slow links, so that loads and stores take time, one of them with updates in
+host memory; all are saved every other mini-batch. Once undisturbed, held against the plain loop; then again and again,
+each time with one process killed, held against the undisturbed run bit by bit. --in-place has states stored where they
+lie, not beside, and must go wrong: so the campaign would see it.
 """
 
 from __future__ import annotations
@@ -20,42 +21,40 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import torch
 import typer
-from torch import nn
-from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
 
-from executor import CpuDevice, DevicePool, RunResult, TorchJob, prepare, train
+from executor import Checkpoints, CpuDevice, DevicePool, RunResult, TorchJob, prepare, train
 from executor.compare_state import identical
 from executor.errors import ExecutionError
 from executor.host_store import HostStore
 from executor.prepare import Prepared
 from executor.process import children_of
 from executor.reference import train_plain
+from experiments.fault_jobs import NAMES, jobs
 from experiments.faults_report import write_report
 from experiments.report import step_progress
-from hydrasim.command import Command, DeviceLost, Event, Kind
+from hydrasim.command import Command, DeviceLost, Event, Finished, Kind
 from hydrasim.disk import make_folder
 from hydrasim.errors import HydraError
 
-_WIDTH, _BATCH, _MINIBATCHES = 48, 8, 12
 _LINK_BYTES_PER_S = 20e6
-_MEMORY_BYTES = 450_000  # holds all state of job B, which is stored late, and none of the others'
+_MEMORY_BYTES = 800_000  # holds all state of job B, which is stored late, and none of the others'
+_SAVED_EVERY = 2
 _PATIENCE_S, _MOMENT_S = 60.0, 5.0
 _POLICIES = ("sharded-lrtf", "resident-lrtf", "round-robin", "random")
-_LOADER_SHARE = 0.15  # of the faults
+_LOADER_SHARE, _UPDATER_SHARE = 0.25, 0.05  # of the faults
 
 
 @dataclass
 class Trial:
-    """One run with one fault. victim: "worker 0" or a job's loader. struck: it was killed before the run was over.
+    """One run with one fault. victim: "worker 0", a job's loader, or "updater". struck: it was killed during the run.
 
-    under_way: what it was doing, by lane.
-
-    wrong: what differs from the undisturbed run. leaked: descriptors and processes more than before.
+    under_way: what it was doing, by lane. wrong: what differs from the undisturbed run, a last checkpoint that is
+    missing included. leaked: descriptors and processes more than before.
     """
 
     number: int
@@ -71,31 +70,6 @@ class Trial:
     leaked: int = 0
 
 
-def jobs() -> list[TorchJob]:
-    """Return three jobs with dropout, clipping and evaluation among them, the same at every call."""
-    return [_job("A", 10, dropout=0.1), _job("B", 3, clip_norm=0.5), _job("C", 10, epochs=2, evaluates=True)]
-
-
-def _job(name: str, depth: int, *, dropout: float = 0.0, evaluates: bool = False, **fields: object) -> TorchJob:
-    seed = ord(name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        block = [nn.Linear(_WIDTH, 2 * _WIDTH), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * _WIDTH, _WIDTH)]
-        layers = [nn.Sequential(*block), *(nn.Sequential(nn.Linear(_WIDTH, _WIDTH), nn.Tanh()) for _ in range(depth))]
-        inputs, targets = torch.randn(_MINIBATCHES * _BATCH, _WIDTH), torch.randn(_MINIBATCHES * _BATCH, _WIDTH)
-    loader = DataLoader(TensorDataset(inputs, targets), batch_size=_BATCH, shuffle=True)
-    return TorchJob(
-        name,
-        nn.Sequential(*layers),
-        functional.mse_loss,
-        loader,
-        lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
-        seed=seed,
-        evaluate_on=DataLoader(TensorDataset(inputs[:16], targets[:16]), batch_size=_BATCH) if evaluates else None,
-        **fields,  # type: ignore[arg-type]
-    )
-
-
 class Campaign:
     """Runs of the same jobs, undisturbed first."""
 
@@ -106,7 +80,7 @@ class Campaign:
         self._answer = self._undisturbed()
         prepared = self._prepared()
         self.makespan_s = {
-            policy: train(prepared, pool=self.pool, policy=policy, update_models=False).makespan_s
+            policy: train(prepared, pool=self.pool, policy=policy, update_models=False, strict=True).makespan_s
             for policy in _POLICIES
         }
         self._open = _descriptors() + self._processes()
@@ -121,7 +95,7 @@ class Campaign:
             HydraError: it is not what the plain loop comes to.
         """
         prepared = self._prepared()
-        result = train(prepared, pool=self.pool)
+        result = train(prepared, pool=self.pool, strict=True)
         for part, plain in zip(prepared.partitions, jobs(), strict=True):
             options = {
                 name: value for name, value in vars(plain.step_options).items() if name not in ("scaling", "scale")
@@ -138,7 +112,10 @@ class Campaign:
     def run(self, number: int) -> Trial:
         """Run once more, and kill something on the way."""
         rng = self._rng
-        victim = rng.choice("ABC") + "'s loader" if rng.random() < _LOADER_SHARE else f"worker {rng.randrange(2)}"
+        draw = rng.random()
+        victim = "updater" if draw < _UPDATER_SHARE else f"worker {rng.randrange(2)}"
+        if _UPDATER_SHARE <= draw < _UPDATER_SHARE + _LOADER_SHARE:
+            victim = f"{rng.choice(NAMES)}'s loader"
         policy = rng.choice(_POLICIES)
         trial = Trial(number, policy, victim, rng.uniform(0.0, self.makespan_s[policy]))
         thread = threading.Thread(target=self._try, args=(trial,), daemon=True)
@@ -163,23 +140,30 @@ class Campaign:
         killer = _Killer(self.pool, trial)
 
         def note(event: Event) -> None:
-            killer.start()
+            if isinstance(event, Finished):
+                killer.start(event.end_s)
             if isinstance(event, DeviceLost):
                 lost.append(event)
 
-        try:
-            result = train(prepared, pool=self.pool, policy=trial.policy, commands=commands, on_event=note)
-        except HydraError as reason:
-            trial.error, trial.struck = str(reason), True
-            return
-        finally:
-            killer.join()
+        with TemporaryDirectory(prefix="hydrasim-faults-") as folder:
+            checkpoints = Checkpoints(Path(folder), every=_SAVED_EVERY)
+            try:
+                result = train(
+                    prepared, pool=self.pool, policy=trial.policy, commands=commands, on_event=note, strict=True,
+                    checkpoints=checkpoints,
+                )  # fmt: skip
+            except HydraError as reason:
+                trial.error, trial.struck = str(reason), True
+                return
+            finally:
+                killer.join()
+            missing = _unsaved(prepared, checkpoints)
         trial.makespan_s, trial.struck = result.makespan_s, bool(result.faults)
-        trial.wrong = tuple(identical(_tensors(prepared, result), self._answer))
+        trial.wrong = (*identical(_tensors(prepared, result), self._answer), *missing)
         if lost:
             trial.under_way = _under_way(result, commands, lost[0])
         elif result.faults:
-            trial.under_way = ("fetch",) if "awaited" in result.faults[0] else ()
+            trial.under_way = asked_of(result, trial.victim, killer.killed_s)
 
     def _processes(self) -> int:
         """Return how many processes the pool has, loaders included."""
@@ -188,16 +172,18 @@ class Campaign:
 
 
 class _Killer:
-    """Kills a trial's victim so long after the run has begun."""
+    """Kills a trial's victim so long after the run has begun. killed_s: when, on the run's clock, nearly."""
 
     def __init__(self, pool: DevicePool, trial: Trial) -> None:
         self._pool, self._trial = pool, trial
         self._timer = threading.Timer(trial.at_s, self._kill)
         self._has_begun = False
+        self._began_s = self.killed_s = 0.0
 
-    def start(self) -> None:
+    def start(self, now_s: float) -> None:
+        """Begin with the first event. now_s: on the run's clock."""
         if not self._has_begun:
-            self._has_begun = True
+            self._has_begun, self._began_s = True, time.monotonic() - now_s
             self._timer.start()
 
     def join(self) -> None:
@@ -206,11 +192,15 @@ class _Killer:
             self._timer.join()
 
     def _kill(self) -> None:
+        self.killed_s = time.monotonic() - self._began_s
         if self._trial.victim.startswith("worker"):
             self._pool.workers[int(self._trial.victim[-1])].end()
+        elif self._trial.victim == "updater":
+            if self._pool.updater is not None:
+                self._pool.updater.end()
         else:
             loaders = self._pool.loader_pids
-            with_index = "ABC".index(self._trial.victim[0])
+            with_index = NAMES.index(self._trial.victim[0])
             if with_index < len(loaders):
                 os.kill(loaders[with_index], signal.SIGKILL)
 
@@ -224,6 +214,22 @@ def _under_way(result: RunResult, commands: list[Command], lost: DeviceLost) -> 
             found.setdefault(command.lane, command)
     ready = [c for c in found.values() if all(ends.get(number, lost.at_s + 1) <= lost.at_s for number in c.after)]
     return tuple("commit" if c.kind is Kind.STORE and c.block and c.block.kind == "w" else c.kind.value for c in ready)
+
+
+def asked_of(result: RunResult, victim: str, killed_s: float) -> tuple[str, ...]:
+    """Return what a loader or the updater had been asked for when it was killed; another has done it since."""
+    kinds = {"update": "update"} if victim == "updater" else {"fetch": "fetch", "save": "checkpoint"}
+    asked = (span for span in result.timeline.spans if span.kind in kinds and span.issued_s <= killed_s < span.end_s)
+    ready_s = result.timeline.ready_s()
+    mine = (span for span in asked if victim[0] in ("u", span.job) and ready_s[span.number] <= killed_s)
+    return tuple(dict.fromkeys(kinds[span.kind] for span in mine))
+
+
+def _unsaved(prepared: Prepared, checkpoints: Checkpoints) -> list[str]:
+    """Return the jobs that were not saved at their end."""
+    last = {job.name: job.num_minibatches for job in prepared.workload.jobs}
+    newest = {name: checkpoints.newest(name) for name in last}
+    return [f"{name}: checkpoint" for name, found in newest.items() if not found or found.facts.minibatch != last[name]]
 
 
 def _tensors(prepared: Prepared, result: RunResult) -> dict[str, torch.Tensor]:
@@ -274,7 +280,7 @@ def main(
         bool, typer.Option("--in-place", help="States are stored where they lie: this must go wrong.")
     ] = False,
 ) -> None:
-    """Kill workers and loaders at instants uniform over a run; every run must end in the same bits.
+    """Kill workers, loaders and the updater at instants uniform over a run; every run must end in the same bits.
 
     Exit code 1: one did not, hung, or left something behind; with --in-place: none did.
     """

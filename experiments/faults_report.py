@@ -18,7 +18,7 @@ from hydrasim.disk import replacing, write_text
 if TYPE_CHECKING:
     from experiments.faults import Trial
 
-KINDS = ("load", "compute", "store", "commit", "fetch", "idle")
+KINDS = ("load", "compute", "store", "commit", "checkpoint", "update", "fetch", "idle")
 _DOTS_PER_INCH = 120
 
 
@@ -87,7 +87,7 @@ def report_text(found: dict[str, Any]) -> str:
     if found["in_place"]:
         lines += ["**States were stored where they lie, to see that the campaign notices: this is how it fails.**", ""]
     lines += [
-        f"Three jobs on two emulated devices, {found['num_runs']} runs, in each one process killed (SIGKILL) at an "
+        f"Four jobs on two emulated devices, {found['num_runs']} runs, in each one process killed (SIGKILL) at an "
         "instant uniform over the run; weights, optimizer state, losses and metrics held against the undisturbed run, "
         "bit by bit.",
         "",

@@ -123,7 +123,7 @@ def hidden_fraction(timeline: Timeline) -> float | None:
 
 def exactness(prepared: Prepared, workload: str, reference: str) -> dict[str, list[str]]:
     """Train the jobs for real, and by the plain loop in its own process; name what differs, by job."""
-    result = train(prepared)
+    result = train(prepared, strict=True)
     jobs = [part.job for part in prepared.partitions]
     wanted = reference_results(workload, [job.name for job in jobs], 1, reference)
     differing = {}
@@ -145,7 +145,7 @@ def overlap(prepared: Prepared, repeats: int, folder: Path, host_memory: Sequenc
             for prefetch, repeat in product((True, False), range(repeats + 1)):
                 made = train(
                     replace(prepared, devices=devices), policy=_OVERLAP_POLICY,
-                    mechanism=replace(OURS, prefetch=prefetch), pool=pool, update_models=False,
+                    mechanism=replace(OURS, prefetch=prefetch), pool=pool, update_models=False, strict=True,
                 ).timeline  # fmt: skip
                 if repeat:  # the first one warms up
                     made.write(folder / f"{_overlap_name(pinned, prefetch)}-{repeat - 1}.jsonl.gz")

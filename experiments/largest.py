@@ -89,7 +89,7 @@ def run(shape: Shape, device: Device, num_steps: int, learning_rate: float) -> d
     cluster = measured.cluster or prepared.cluster
     foretold = simulate(prepared.workload, cluster, _POLICY, costs=measured.costs(cluster))
     began_s = lap("simulate", began_s)
-    result = train(prepared, policy=_POLICY, profile=measured, update_models=False)
+    result = train(prepared, policy=_POLICY, profile=measured, update_models=False, strict=True)
     lap("train", began_s)
     num_parameters = sum(parameter.numel() for parameter in job.module.parameters())
     peak_kib = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

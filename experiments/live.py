@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,8 +18,9 @@ from hydrasim.errors import HydraError
 from hydrasim.mechanism import MECHANISMS, OURS
 
 if TYPE_CHECKING:
-    from executor import Prepared
+    from executor import Prepared, RunResult, Suspended
 
+FAILED = 1  # exit code of a run of which a job failed
 Jobs = Annotated[
     str, typer.Argument(metavar="JOBS", help="A Python function that returns TorchJobs, file.py:function.")
 ]
@@ -136,10 +137,11 @@ def execute(
 ) -> None:
     """Train real jobs under a plan, or under a policy that decides live.
 
+    A job that fails is set aside, and the others go on; the exit code is 1 then.
     With --checkpoints, Ctrl-C has every job end with one; run the same command with --resume to go on, on other devices
     if you like.
     """
-    from executor import Checkpoints, Suspended, train
+    from executor import Checkpoints
     from hydrasim.plan import Plan
     from hydrasim.profile import Profile
 
@@ -150,25 +152,36 @@ def execute(
     followed = None if plan is None else Plan.read(plan)
     beliefs = None if profile_file is None else Profile.read(profile_file)
     prepared = prepare_jobs(jobs, device, devices, memory, link, MECHANISMS[mechanism], unfused)
-    suspended = None
-    with report.unit_progress(prepared.workload.num_units, "training", quiet=as_json) as on_event:
-        try:
-            result = train(
-                prepared, plan=followed, policy=policy, profile=beliefs, mechanism=MECHANISMS[mechanism],
-                on_event=on_event, checkpoints=checkpoints and Checkpoints(checkpoints, every), resume=resume,
-            )  # fmt: skip
-        except Suspended as reason:
-            suspended, result = reason, reason.result
+    result, suspended = _train(
+        prepared, plan=followed, policy=policy, profile=beliefs, mechanism=MECHANISMS[mechanism], resume=resume,
+        checkpoints=checkpoints and Checkpoints(checkpoints, every), quiet=as_json,
+    )  # fmt: skip
     report.save_timeline([(policy if plan is None else f"plan {plan.name}", result.timeline)], output, gantt, trace)
     if weights is not None:
         _save_weights(prepared, weights)
-    predicted_s = None if followed is None else followed.makespan_s
+    _tell(result, None if followed is None else followed.makespan_s, as_json=as_json)
+    if suspended is not None:
+        raise suspended
+    if any(job.status == "failed" for job in result.jobs.values()):
+        raise typer.Exit(FAILED)
+
+
+def _tell(result: RunResult, predicted_s: float | None, *, as_json: bool) -> None:
     if as_json:
         report.print_json(run_fields(result, predicted_s))
     else:
         print_run(result, predicted_s)
-    if suspended is not None:
-        raise suspended
+
+
+def _train(prepared: Prepared, *, quiet: bool, **options: Any) -> tuple[RunResult, Suspended | None]:
+    """Train with a progress bar; return the result, and Ctrl-C if that ended it."""
+    from executor import Suspended, train
+
+    with report.unit_progress(prepared.workload.num_units, "training", quiet=quiet) as on_event:
+        try:
+            return train(prepared, on_event=on_event, **options), None
+        except Suspended as reason:
+            return reason.result, reason
 
 
 def validate(

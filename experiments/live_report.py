@@ -30,7 +30,10 @@ def run_fields(result: RunResult, predicted_s: float | None) -> dict[str, Any]:
         "peak_bytes": list(result.peak_bytes),
         "host_bytes": result.host_bytes,
         "faults": list(result.faults),
-        "jobs": {name: {"status": job.status, "losses": list(job.losses)} for name, job in result.jobs.items()},
+        "jobs": {
+            name: {"status": job.status, "losses": list(job.losses), "error": job.error}
+            for name, job in result.jobs.items()
+        },
     }
 
 
@@ -49,6 +52,9 @@ def print_run(result: RunResult, predicted_s: float | None) -> None:
         error = report.signed_percent(predicted_s / result.makespan_s - 1)
         line += f"; simulated {report.seconds(predicted_s)}, error {error}"
     typer.echo(line)
+    for name, job in result.jobs.items():
+        if job.error:
+            typer.echo(f"job {name} was set aside: {job.error}", err=True)
     for fault in result.faults:
         typer.echo(f"went on after a fault: {fault}", err=True)
 

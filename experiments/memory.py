@@ -190,7 +190,8 @@ def _try(outcome: Outcome, lender: Lender) -> None:
     outcome.num_shards = tuple(len(part.shards) for part in prepared.partitions)
     outcome.num_units = prepared.workload.num_units
     plan, planned = make_plan(prepared.workload, prepared.cluster, world.policy, mechanism=mechanism, seed=world.seed)
-    result = train(prepared, plan=plan, mechanism=mechanism, pool=lender.lend(devices), update_models=False)
+    pool = lender.lend(devices)
+    result = train(prepared, plan=plan, mechanism=mechanism, pool=pool, update_models=False, strict=True)
     retained_bytes = sum(part.retained_bytes for part in prepared.partitions)  # the run counts it as alive
     constant_bytes = sum(part.constant_bytes for part in prepared.partitions)
     outcome.predicted_bytes = tuple(constant_bytes + nbytes for nbytes in planned.header["peak_bytes"])

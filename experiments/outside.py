@@ -34,7 +34,7 @@ def _outside(job: TorchJob) -> float:
     device = CpuDevice(int(_HEADROOM * least))
     prepared = prepare([job], [device], pilots=[pilot])
     with DevicePool([device]) as pool:
-        train(prepare([_tiny()], [device]), pool=pool)
+        train(prepare([_tiny()], [device]), pool=pool, strict=True)
         pid = pool.workers[0].pid
         base, samples, done = anonymous_bytes(pid), [0], threading.Event()
 
@@ -45,7 +45,7 @@ def _outside(job: TorchJob) -> float:
         sampler = threading.Thread(target=sample, daemon=True)
         sampler.start()
         try:
-            train(prepared, pool=pool, update_models=False)
+            train(prepared, pool=pool, update_models=False, strict=True)
         finally:
             done.set()
             sampler.join()

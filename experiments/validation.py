@@ -143,8 +143,9 @@ def run_case(
         for policy, (plan, _) in predicted.items():
             try:
                 result = train(
-                    prepared, plan=plan, mechanism=mechanism, pool=pool, update_models=False, on_event=on_event
-                )
+                    prepared, plan=plan, mechanism=mechanism, pool=pool, update_models=False, on_event=on_event,
+                    strict=True,
+                )  # fmt: skip
             except ExecutionError as reason:
                 if not reason.out_of_memory or (repeat == repeats - 1 and policy not in evidence.measured):
                     raise

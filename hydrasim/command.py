@@ -74,6 +74,11 @@ class Command:
     live_bytes: int = 0  # for a compute: what live blocks hold of the arena once the unit is bound
 
     @property
+    def owner(self) -> str:
+        """The job whose data it is about; a copy may make room for another's unit."""
+        return self.unit.job if self.block is None else self.block.job
+
+    @property
     def lane_key(self) -> tuple[int | str, Lane]:
         """Name the queue: a device's lane, the loader or the updates of one job, or the disk."""
         of_job = self.device == HOST and self.lane is not Lane.DISK
@@ -119,6 +124,13 @@ class JobStopped(Happening):
 
 class JobSuspended(Happening):
     """The job is to end, for now, with the first mini-batch after which it can go on from a checkpoint."""
+
+
+@dataclass(frozen=True)
+class JobFailed(Happening):
+    """The job cannot go on; error: why not. The others do."""
+
+    error: Exception
 
 
 class JobPaused(Happening):

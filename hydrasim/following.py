@@ -28,14 +28,22 @@ class Following:
         self.order = None if order is None else deque(order)
         self.positions = [0] * len(plan.devices)
         self.memory_of: dict[ShardUnit, Placement] = {}
+        self._aside: set[str] = set()
+
+    def set_aside(self, job: str) -> None:
+        """Leave out a job's steps; from then on others lie elsewhere than the plan says."""
+        self._aside.add(job)
+        if self.order is not None:
+            self.order = deque(unit for unit in self.order if unit.job != job)
 
     def eligible(self, device: int, progress: Mapping[str, JobProgress]) -> list[ShardUnit]:
         """Return the plan's next unit for the device once every unit before it has been issued."""
         steps = self.plan.devices[device]
-        position = self.positions[device]
-        if position == len(steps):
+        while self.positions[device] < len(steps) and steps[self.positions[device]].unit.job in self._aside:
+            self.positions[device] += 1
+        if self.positions[device] == len(steps):
             return []
-        unit = steps[position].unit
+        unit = steps[self.positions[device]].unit
         return [unit] if unit in progress[unit.job].issuable() else []
 
     def bound(self, unit: ShardUnit, device: int, compute: Command, evicted: tuple[str, ...] | None) -> None:
@@ -47,6 +55,7 @@ class Following:
         if evicted is not None:
             offset = next((offset for key, offset in compute.places if key.kind == "w"), 0)
             found = Placement(offset, evicted, compute.mode)
-            self.plan.devices[device][self.positions[device]].check(found)
+            if not self._aside:
+                self.plan.devices[device][self.positions[device]].check(found)
             self.memory_of[unit] = found
         self.positions[device] += 1

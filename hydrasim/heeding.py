@@ -1,13 +1,14 @@
-"""What befalls jobs of a run from outside: they are submitted, added, stopped, paused or resumed."""
+"""What befalls jobs of a run from outside: they are submitted, added, stopped, paused or resumed, or they fail."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hydrasim.command import Happening, JobAdded, JobArrived, JobPaused, JobStopped, JobSuspended
+from hydrasim.command import Happening, JobAdded, JobArrived, JobFailed, JobPaused, JobStopped, JobSuspended
 from hydrasim.dag import Templates
 from hydrasim.profile import StatedCosts
 from hydrasim.saving import save_if_due
+from hydrasim.setting_aside import set_aside
 from hydrasim.workload import Phase, ShardUnit, TrainingJob, Workload
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ def heed(run: Orchestrator, event: Happening) -> None:
     """
     if isinstance(event, JobAdded):
         _add(run, event.training_job)
+    elif run.progress[event.job].is_set_aside:
+        return
+    elif isinstance(event, JobFailed):
+        run.withdrawn = set_aside(run, event.job)
     elif isinstance(event, JobArrived):
         _arrive(run, run.progress[event.job])
     elif isinstance(event, JobStopped | JobSuspended):

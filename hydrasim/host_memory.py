@@ -155,6 +155,16 @@ class HostMemory:
             self.homes[key].ready, self.homes[key].dirty_on = ready, None
         self._changes.clear()
 
+    def give_up(self, job: TrainingJob) -> None:
+        """Have nothing of a job in memory; its room is free once those are done that use it."""
+        for key in [key for key in self.homes if key.job == job.name]:
+            home = self.homes.pop(key)
+            if self.pages and key.kind == "w" and home.in_memory:
+                self._ledger.give(home.nbytes, home.users)
+            if home.in_memory:
+                self._count(-home.nbytes)
+        self._changes.clear()
+
     def bound(self, unit: ShardUnit, device: int) -> None:
         """Note that a unit has used its state, and when that will be used next."""
         key = _state_of(unit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hydrasim.command import Command, DeviceLost, Event, Finished
+from hydrasim.command import Command, DeviceLost, Event, Finished, JobFailed
 from hydrasim.timeline import Span, Timeline
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ class Backend(Protocol):
         """Wait for the next event. Raises StallError when commands are left and none can ever start."""
         ...
 
-    def withdraw(self, device: int, numbers: Sequence[int]) -> None:
-        """Have nothing wait any more for what a lost device was to do, nor for commands that it made pointless.
+    def withdraw(self, device: int | None, numbers: Sequence[int]) -> None:
+        """Have nothing wait any more for what a lost device was to do, nor for commands that are pointless.
 
         Of the latter those that have not begun never do so, and those that have end as usual, and are told of no more.
         """
@@ -100,8 +100,8 @@ def run(
         if on_event is not None:
             on_event(event)
         issued = brain.handle(event)
-        if isinstance(event, DeviceLost):
-            backend.withdraw(event.device, brain.withdrawn)
+        if isinstance(event, DeviceLost | JobFailed):
+            backend.withdraw(event.device if isinstance(event, DeviceLost) else None, brain.withdrawn)
         if ended is not None:
             for command in issued:
                 caused_by[command.number] = ended.command.number

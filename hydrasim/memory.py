@@ -174,14 +174,18 @@ class Arena:
         self.peak_bytes = max(self.peak_bytes, self.used_bytes)
         return block
 
-    def retire(self, block: Block) -> None:
-        """Give the range up; whoever gets it next waits for the block's guards."""
+    def retire(self, block: Block, *, was_filled: bool = True) -> None:
+        """Give the range up; whoever gets it next waits for the block's guards.
+
+        was_filled: its valid bytes were written, or will be; else it also waits for what the range's former owners do.
+        """
         del self.blocks[block.key]
         place = bisect_left(self._starts, block.offset)
         del self._live[place], self._starts[place], self._ends[place]
         self.used_bytes -= block.nbytes
         uses = [number for number in (block.last_compute, block.last_store) if number != NEVER]
-        guards = frozenset(uses).union(*[segment.guards for segment in block.unwritten(block.nbytes)])
+        former = block.unwritten(block.nbytes) if was_filled else block.segments
+        guards = frozenset(uses).union(*[segment.guards for segment in former])
         self._retired.append(_Retired(block.offset, block.end, guards, max(guards, default=NEVER)))
 
 

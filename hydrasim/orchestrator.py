@@ -21,6 +21,7 @@ from hydrasim.command import (
     Finished,
     Happening,
     JobArrived,
+    JobFailed,
     Kind,
     Lane,
 )
@@ -133,6 +134,7 @@ class Orchestrator:
         Raises:
             PolicyError: the policy chose a unit that may not run, or none although nothing runs.
         """
+        self.withdrawn = []
         if isinstance(event, Failed):
             raise event.error
         if isinstance(event, DeviceLost | DeviceBack):
@@ -169,7 +171,7 @@ class Orchestrator:
         Raises:
             WorkloadError, HydraError: a job that is added has the name of another, or no room.
         """
-        if self.following is not None and not isinstance(event, JobArrived):
+        if self.following is not None and not isinstance(event, JobArrived | JobFailed):
             raise PlanError(f"job {event.job!r} was told, but a plan says what every unit does; run a policy.")
         heed(self, event)
 

@@ -23,7 +23,7 @@ class JobProgress:
     the host, issued and not done; the next mini-batch is offered when there are none. saving: the mini-batch after
     which its state was saved last, or is to be; saved: the one at which it would go on from there. is_stopped: the
     job was told to end, for good. unit_s: believed seconds of the units of a mini-batch after which the optimizer
-    steps; others lack the update units, which come last. evaluation_s: of one to evaluate on.
+    steps; others lack the update units, which come last. evaluation_s: of one to evaluate on. is_set_aside: it failed.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class JobProgress:
         self.arrived, self.paused = not job.arrival_s, False
         self.num_fetched = 0  # mini-batches that the loader was asked for
         self.saved, self.saving = 0, -1
-        self.is_stopped = False
+        self.is_stopped = self.is_set_aside = False
 
     @classmethod
     def at_the_beginning(
@@ -108,6 +108,13 @@ class JobProgress:
         self.job = replace(self.job, ends_after=last + 1)
         self._num_units, self._ready = self.job.num_units, None
         self.remaining_s = self._remaining_s()
+
+    def set_aside(self) -> None:
+        """End the job where it is; what it has under way does not count."""
+        self.is_set_aside, self.arrived, self._ready = True, False, None
+        self._outstanding.clear()
+        self.num_host_work, self._num_units = 0, self.num_done_units
+        self.remaining_s = 0.0
 
     @property
     def is_all_issued(self) -> bool:

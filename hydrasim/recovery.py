@@ -90,6 +90,12 @@ class Journal:
         attempts = self._attempts.get(job, ())
         return {number for attempt in attempts if attempt.unit.minibatch < minibatch for number in attempt.numbers}
 
+    def forget(self, job: str) -> None:
+        """Have no attempts of a job."""
+        for attempt in self._attempts.pop(job, ()):
+            for number in attempt.numbers:
+                del self._of[number]
+
     def lose(self, device: int) -> list[Sequence[Attempt]]:
         """Forget the attempts that a lost device undoes, and return them, each job's from the newest to the oldest."""
         undone: list[Sequence[Attempt]] = []
@@ -112,7 +118,6 @@ def change_devices(run: Orchestrator, event: DeviceLost | DeviceBack) -> None:
         HydraError: its mechanism cannot recover.
     """
     run.up[event.device] = isinstance(event, DeviceBack)
-    run.withdrawn = []
     if isinstance(event, DeviceLost):
         run.caps_devices = False  # jobs may be bound to any by now
         pages = run.residency is not None and run.residency.host.pages
@@ -151,6 +156,11 @@ class Recovery:
             run.progress[name].pause(True)
         self.restart()
         return sorted(withdrawn)
+
+    def forget(self, job: str) -> None:
+        """Have a job never begin again."""
+        self.journal.forget(job)
+        self.restarting.discard(job)
 
     def restart(self) -> None:
         """Have jobs begin again of which nothing is under way any more."""

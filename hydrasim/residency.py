@@ -76,7 +76,7 @@ class Residency:
         blocks = self.arenas[attempt.device].blocks
         filled = {c.block for c in attempt.commands if c.kind is Kind.LOAD and c.number in unfinished}
         for key in [key for key in blocks if key in filled or key in flow.writes]:
-            self._retire(blocks[key], attempt.device)
+            self._retire(blocks[key], attempt.device, was_filled=False)
 
     def lose(self, device: int, gone: set[int], lost_stores: Iterable[BlockKey]) -> set[str]:
         """Have a device empty; return the jobs whose newest state was there alone. gone: see `HostMemory.lose`.
@@ -94,10 +94,18 @@ class Residency:
 
     def reset(self, job: TrainingJob, ready: int) -> None:
         """Have nothing of a job anywhere but its state in host memory, which a command makes current."""
+        self._leave_devices(job)
+        self.host.reset(job, ready)
+
+    def give_up(self, job: TrainingJob) -> None:
+        """Have nothing of a job anywhere."""
+        self._leave_devices(job)
+        self.host.give_up(job)
+
+    def _leave_devices(self, job: TrainingJob) -> None:
         for device, arena in enumerate(self.arenas):
             for key in [key for key in arena.blocks if key.job == job.name]:
-                self._retire(arena.blocks[key], device)
-        self.host.reset(job, ready)
+                self._retire(arena.blocks[key], device, was_filled=False)
 
     def fetched(self, key: BlockKey, command: Command) -> None:
         """Note which command brings a mini-batch into host memory."""
@@ -303,8 +311,8 @@ class Residency:
             if holder != but:
                 self._retire(self.arenas[holder].blocks[key], holder)
 
-    def _retire(self, block: Block, device: int) -> None:
+    def _retire(self, block: Block, device: int, *, was_filled: bool = True) -> None:
         self._holders[block.key].remove(device)
         if not self._holders[block.key]:
             del self._holders[block.key]
-        self.arenas[device].retire(block)
+        self.arenas[device].retire(block, was_filled=was_filled)

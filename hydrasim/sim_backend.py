@@ -108,7 +108,7 @@ class SimBackend:
         self._cause = event.command if isinstance(event, Finished) else None
         return event
 
-    def withdraw(self, device: int, numbers: Sequence[int]) -> None:
+    def withdraw(self, device: int | None, numbers: Sequence[int]) -> None:
         """See `hydrasim.loop.Backend`."""
         for activity in [one for one in self._under_way.values() if one.command.device == device]:
             activity.is_lost, activity.lane.busy = True, False

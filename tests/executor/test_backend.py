@@ -18,7 +18,7 @@ from executor.host_store import HostStore
 from executor.messages import Broken
 from executor.process import Child
 from hydrasim.cluster import Cluster, Device
-from hydrasim.command import Lane, normal_form
+from hydrasim.command import JobFailed, Lane, normal_form
 from hydrasim.dataflow import state_keys
 from hydrasim.mechanism import MECHANISMS
 from hydrasim.plan import Plan
@@ -87,21 +87,32 @@ def test_predecessors_end_before_a_command_starts(pools):
         assert all(spans[number].end_s <= span.start_s for number in span.after)
 
 
-def test_a_loader_that_fails_while_nothing_is_asked_of_it_is_told():
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_loader_that_fails_while_nothing_is_asked_of_it_is_told(strict):
     # Torch raises in a loader when a process of its DataLoader is killed; it once became a KeyError in the parent.
     own, other = Pipe()
     workload = Workload((TrainingJob("A", (Shard(1.0, 1.0),), 1),))
     store = SimpleNamespace(location={key: 0 for job in workload.jobs for key in state_keys(job)})
+    closed: list[str] = []
     stage = SimpleNamespace(
-        pool=SimpleNamespace(workers=[], updater=None), store=store, label="", recovers=False, begun={}
+        pool=SimpleNamespace(workers=[], updater=None, close_loader=closed.append),
+        store=store,
+        label="",
+        recovers=False,
+        begun={},
+        scales=lambda _: False,
     )
-    backend = TorchBackend(workload, stage, {"A": own})  # type: ignore[arg-type]
     other.send([Broken(7, "fetch", "RuntimeError: DataLoader worker (pid 1) is killed")])
-    with (
-        closing(backend),
-        pytest.raises(ExecutionError, match="job 'A': its loader failed while idle: RuntimeError: Data"),
-    ):
-        backend.next_event()
+    story = "job 'A': its loader failed while idle: RuntimeError: Data"
+    with closing(TorchBackend(workload, stage, {"A": own}, strict=strict)) as backend:  # type: ignore[arg-type]
+        if strict:
+            with pytest.raises(ExecutionError, match=story):
+                backend.next_event()
+            return
+        event = backend.next_event()
+    assert isinstance(event, JobFailed)
+    assert story in str(event.error)
+    assert closed == ["A"]
 
 
 def test_a_killed_worker_is_told_by_what_it_did_though_the_reports_before_are_lost():
@@ -114,7 +125,9 @@ def test_a_killed_worker_is_told_by_what_it_did_though_the_reports_before_are_lo
     with closing(HostStore(prepare([small_job()], devices))) as store, DevicePool(devices) as pool:
         pool.workers.append(Child("executor.worker"))
         loader, _other = Pipe()
-        stage = SimpleNamespace(pool=pool, store=store, label="emulated", recovers=False, begun={})
+        stage = SimpleNamespace(
+            pool=pool, store=store, label="emulated", recovers=False, begun={}, scales=lambda job: False
+        )
         with closing(TorchBackend(Workload((job,)), stage, {"A": loader})) as backend:
             backend.submit([first, second])
             store.write_doing(second)

@@ -78,4 +78,4 @@ def test_a_callback_that_fails_is_named():
     with pytest.raises(
         ExecutionError, match=r"callback failed after mini-batch 0 of job 'A': ValueError: disk on fire"
     ):
-        train([small_job()], [CpuDevice(160_000)], callbacks=[fail])
+        train([small_job()], [CpuDevice(160_000)], callbacks=[fail], strict=True)

@@ -167,7 +167,7 @@ def test_gradients_do_not_wait_over_an_evaluation(pool):
 
 def test_a_larger_batch_than_the_first_is_refused(pool):
     with pytest.raises(ExecutionError, match="a mini-batch has"):
-        train([small_job(evaluate_on=[*pairs(1), *pairs(1, batch=9)])], pool.devices)
+        train([small_job(evaluate_on=[*pairs(1), *pairs(1, batch=9)])], pool.devices, strict=True)
 
 
 def test_a_loader_that_ends_early_is_named():
@@ -176,7 +176,7 @@ def test_a_loader_that_ends_early_is_named():
             return super().__len__() + 1
 
     with pytest.raises(ExecutionError, match="evaluate_on ended early, after 2 of 3 mini-batches"):
-        train([small_job(evaluate_on=Short(pairs(2)))], [CpuDevice(160_000)])
+        train([small_job(evaluate_on=Short(pairs(2)))], [CpuDevice(160_000)], strict=True)
 
 
 def test_a_metric_that_fails_is_named():
@@ -185,8 +185,9 @@ def test_a_metric_that_fails_is_named():
             raise ValueError("no such metric")
         return 0.0
 
+    job = small_job(evaluate_on=[*pairs(1), *pairs(1, batch=2)], metric=broken)
     with pytest.raises(ExecutionError, match=r"job 'A' failed in the compute of A/E1#3 on device 0: ValueError"):
-        train([small_job(evaluate_on=[*pairs(1), *pairs(1, batch=2)], metric=broken)], [CpuDevice(160_000)])
+        train([job], [CpuDevice(160_000)], strict=True)
 
 
 def test_callbacks_are_told_of_each_evaluation(pool, tmp_path):
@@ -218,7 +219,7 @@ def test_a_callback_that_fails_after_an_evaluation_is_named():
             raise ValueError("disk on fire")
 
     with pytest.raises(ExecutionError, match="after the evaluation of epoch 0 of job 'A': ValueError: disk on fire"):
-        train([small_job(evaluate_on=pairs(1))], [CpuDevice(160_000)], callbacks=[Failing()])
+        train([small_job(evaluate_on=pairs(1))], [CpuDevice(160_000)], callbacks=[Failing()], strict=True)
 
 
 def test_early_stopping_by_the_metric(pool):

@@ -47,19 +47,22 @@ def test_the_head_waits_and_those_behind_it_too():
     assert ran == [1, 2]
 
 
-def test_a_failure_is_reported_with_its_trace_and_ends_the_lane():
+def test_a_failure_is_reported_with_its_trace_and_the_lane_goes_on():
     def fail(order):
-        raise SystemExit("enough")  # whatever a user's layer may raise
+        if order.command.number == 5:
+            raise SystemExit("enough")  # whatever a user's layer may raise
 
     lane, reports = lane_of(fail)
     lane.submit(order(5), [])
     lane.submit(order(6), [])
+    lane.stop()
     lane.join()
-    broken = reports.get_nowait()
+    broken, done = reports.get_nowait(), reports.get_nowait()
     assert isinstance(broken, Broken)
     assert (broken.number, broken.kind, broken.text) == (5, "compute", "SystemExit: enough")
     assert "in fail" in broken.trace
-    assert reports.empty()
+    assert isinstance(done, Done)
+    assert done.number == 6
 
 
 def test_a_report_comes_after_the_completion():

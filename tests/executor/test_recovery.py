@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch.nn import functional
 
 from executor import Control, CpuDevice, DevicePool, MinibatchDone, prepare, train
 from executor.errors import ExecutionError
+from executor.process import children_of
 from hydrasim.command import DeviceBack, DeviceLost, Finished, Kind
 from tests.executor.processes import gone, marked
 from tests.executor.worlds import DATA, differences, expected, perceptron, small_job, transformer
@@ -148,7 +151,7 @@ def test_a_unit_that_kills_whoever_runs_it_ends_the_run_with_its_name(pool):
     job = small_job(model=model, evaluate_on=small_job().dataloader, epochs=2)
     with marked() as mark:
         with pytest.raises(ExecutionError, match=r"was killed by SIGKILL during the compute of A/E1#2 \(job 'A'\)"):
-            train([job], ROOMY)
+            train([job], ROOMY, strict=True)
         assert gone(mark)
 
 
@@ -188,6 +191,26 @@ def test_a_killed_loader_is_replaced_and_goes_on_in_its_order(after, data, pool)
     assert "job 'A': its loader process ended" in result.faults[0]
 
 
+def test_workers_of_a_data_loader_end_with_it(pool):
+    workers: list[int] = []
+
+    def note(event) -> None:
+        if not workers:
+            workers.extend(children_of(pool.loader_pids[0]))
+            if workers:
+                os.kill(pool.loader_pids[0], signal.SIGKILL)
+
+    job = attention("A", 1, dataloader=DATA["a worker"](30))
+    answer = expected(job)
+    result = train(prepare([job], ROOMY), pool=pool, on_event=note)
+    assert differences(job, result, answer) == []
+    until_s = time.monotonic() + 20
+    while (left := [pid for pid in workers if Path(f"/proc/{pid}").exists()]) and time.monotonic() < until_s:
+        time.sleep(0.02)
+    assert workers
+    assert not left
+
+
 class Leaving(torch.utils.data.Dataset):
     """Ends its process at one of its items."""
 
@@ -204,5 +227,5 @@ def test_a_loader_that_always_ends_at_one_mini_batch_ends_the_run():
     job = small_job(dataloader=torch.utils.data.DataLoader(Leaving(), batch_size=2))
     with marked() as mark:
         with pytest.raises(ExecutionError, match="job 'A': its loader process ended while a mini-batch was awaited"):
-            train([job], ROOMY)
+            train([job], ROOMY, strict=True)
         assert gone(mark)

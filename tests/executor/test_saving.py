@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -67,7 +69,7 @@ def normed(name: str, seed: int, **fields):
 
 def end_early(jobs, devices, checkpoints: Checkpoints, after: tuple[str, int], **options) -> None:
     with pytest.raises(ExecutionError, match="Ended"):
-        train(prepare(jobs, devices), checkpoints=checkpoints, callbacks=[ending(*after)], **options)
+        train(prepare(jobs, devices), checkpoints=checkpoints, callbacks=[ending(*after)], strict=True, **options)
 
 
 def resume(jobs, devices, checkpoints: Checkpoints, **options):
@@ -198,6 +200,36 @@ def test_a_loader_that_is_killed_before_a_save_saves_when_it_is_back(tmp_path, p
     assert differences(job, result, answer) == []
     assert len(result.faults) == 1
     assert [path.name for path in checkpoints_in(tmp_path / "A")] == ["00000004", "00000002"]
+
+
+class Limiting(torch.utils.data.Dataset):
+    """Has its process write no more than a kilobyte a file, which is as if the disk were full."""
+
+    def __init__(self) -> None:
+        self.parent = os.getpid()
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int):
+        if os.getpid() != self.parent and index == 7:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        return torch.full((4,), float(index)), torch.ones(2)
+
+
+def test_a_checkpoint_that_cannot_be_written_sets_its_job_aside_as_the_last_one_has_it(tmp_path, pool):
+    bad = small_job("A", dataloader=torch.utils.data.DataLoader(Limiting(), batch_size=2))
+    wanted = small_job("A", dataloader=torch.utils.data.DataLoader(Limiting(), batch_size=2), max_steps=2)
+    other, answer = small_job("B", 6), expected(wanted)
+    wanted_other = expected(other)
+    checkpoints = Checkpoints(tmp_path, every=2)
+    result = train(prepare([bad, other], ROOMY), checkpoints=checkpoints, pool=pool)
+    assert result.jobs["A"].status == "failed"
+    assert re.search("cannot write the checkpoint .*00000004: .*File too large", result.jobs["A"].error)
+    assert [path.name for path in (tmp_path / "A").iterdir()] == ["00000002"]
+    mine = dict(bad.module.named_parameters())
+    assert all(torch.equal(mine[name], answer[0][name]) for name in mine)
+    assert differences(other, result, wanted_other) == []
 
 
 def test_ctrl_c_ends_with_checkpoints_at_which_the_jobs_go_on(tmp_path, pool):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from executor import CpuDevice, prepare, train
+from executor import CpuDevice, DevicePool, prepare, train
 from executor.errors import ExecutionError, JobError
 from executor.profiler import profile
 from hydrasim.command import Kind, normal_form
@@ -119,7 +119,26 @@ def fail():
 def test_what_breaks_there_is_told(how, message):
     job = small_job("A", update_on="host", steps=12, optimizer=partial(Breaks, how=how))
     with pytest.raises(ExecutionError, match=message):
-        train([job], [CpuDevice(1 << 20)])
+        train([job], [CpuDevice(1 << 20)], strict=True, recover=False)
+
+
+@pytest.mark.parametrize("after", [30, 61, 120])
+def test_another_process_takes_the_steps_of_one_that_was_killed(after):
+    fields = {"update_on": "host", "steps": 12, "optimizer": partial(torch.optim.AdamW, lr=0.01)}
+    jobs = [small_job("A", **fields), small_job("B", clip_norm=0.1, **fields)]
+    answers = [expected(job) for job in jobs]
+    devices, count = [CpuDevice(1 << 20)] * 2, 0
+    with DevicePool(devices) as pool:
+
+        def note(event) -> None:
+            nonlocal count
+            count += 1
+            if count == after:
+                pool.updater.end()
+
+        result = train(prepare(jobs, devices), pool=pool, on_event=note)
+    assert [d for job, answer in zip(jobs, answers, strict=True) for d in differences(job, result, answer)] == []
+    assert result.faults == ("the process that updates in host memory was killed by SIGKILL.",)
 
 
 def test_what_only_a_device_can_update_is_refused():

@@ -46,7 +46,7 @@ class Machine:
     """Disk, host memory and the devices' arenas, all of them cells."""
 
     def __init__(self, workload: Workload, cluster: Cluster, commands: list[Command], timeline: Timeline) -> None:
-        self._jobs = workload.by_name
+        self._jobs = dict(workload.by_name)
         working = aligned(workload.working_bytes)
         self._num_cells = [(device.memory_bytes - working) // ALIGNMENT for device in cluster.devices]
         self._devices = [[Cell() for _ in range(count)] for count in self._num_cells]

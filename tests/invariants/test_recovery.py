@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydrasim import Timeline, simulate
-from hydrasim.command import HOST, Command, DeviceBack, DeviceLost, Event, Kind
+from hydrasim.command import HOST, Command, DeviceBack, DeviceLost, Event, JobFailed, Kind
 from hydrasim.dataflow import BlockKey, state_keys
 from tests.invariants.strategies import World, worlds
 from tests.invariants.symbolic import Cell, Machine, num_versions, units_of
@@ -40,6 +40,10 @@ class LossyMachine(Machine):
                 self._save(what)
             else:
                 self._carry_out(what)
+
+    def forget(self, job: str) -> None:
+        """Ask nothing more of a job."""
+        del self._jobs[job]
 
     def check_torn(self) -> None:
         """Nobody reads what a store may have overwritten in part when its device failed."""
@@ -120,17 +124,21 @@ def failing_worlds(draw: st.DrawFn) -> tuple[World, list[tuple[int, float, float
     return replace(world, mechanism=mechanism, cluster=cluster), draw(st.lists(losses, min_size=1, max_size=4))
 
 
-def run(world: World, failures: list[tuple[int, float, float]]) -> tuple[Timeline, list[Command], list[Loss]]:
-    """Simulate; a device that is gone does not fail again before it is back."""
+def run(
+    world: World, failures: list[tuple[int, float, float]], failing: tuple[str, float] | None = None
+) -> tuple[Timeline, list[Command], list[Loss]]:
+    """Simulate; a device that is gone does not fail again before it is back. failing: a job that does, and when."""
     options = {name: getattr(world, name) for name in ("policy", "mechanism", "effects", "seed")}
     whole_s = simulate(world.workload, world.cluster, **options).makespan_s
-    happenings: list[DeviceLost | DeviceBack] = []
+    happenings: list[DeviceLost | DeviceBack | JobFailed] = []
     back_s = dict.fromkeys(range(len(world.cluster.devices)), -1.0)
     for device, fraction, away in sorted(failures, key=lambda failure: failure[1]):
         at_s = fraction * (whole_s + 1.0) + 1e-4
         if at_s > back_s[device]:
             back_s[device] = at_s + away * (whole_s + 1.0) + 1e-4
             happenings += [DeviceLost(device, at_s), DeviceBack(device, back_s[device])]
+    if failing is not None:
+        happenings.append(JobFailed(failing[0], failing[1] * (whole_s + 1.0), ValueError()))
     commands: list[Command] = []
     losses: list[Loss] = []
 

@@ -81,7 +81,7 @@ class Ours(Contender):
 
     def _train(self, minibatches: Mapping[str, int], pool: DevicePool, *, update_models: bool) -> Run:
         prepared = stopped_after(self.prepared, minibatches)
-        result = train(prepared, policy=self.policy, pool=pool, update_models=update_models)
+        result = train(prepared, policy=self.policy, pool=pool, update_models=update_models, strict=True)
         self._orchestration.append(orchestration_fraction(result.timeline))
         self._states = {name: job.optimizer_state for name, job in result.jobs.items()}
         return Run(
