@@ -51,7 +51,7 @@ analytic: .venv/installed  ## the analytic estimate against this CPU, one minute
 engine: .venv/installed  ## the simulator's speed beside bare SimPy, into results/engine/
 	$(BIN)/python -m experiments.engine
 
-faults: .venv/installed  ## workers and loaders killed in 200 runs, into results/faults/; 25 minutes
+faults: .venv/installed  ## processes killed in 200 runs, into results/faults/; 25 minutes
 	$(BIN)/python -m experiments.faults
 
 hostile: .venv/installed  ## 5,000 random simulations and 200 abused processes, into results/hostile/

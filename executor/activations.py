@@ -99,7 +99,7 @@ class SavedTensors:
         if self._arena is not None:
             if self.nbytes > self._room:
                 raise TooLarge(f"activations take more than the {self._room:,} bytes that they took in the pilot.")
-            with uncounted():
+            with uncounted(self._arena):
                 place = self._arena[self._block + start : self._block + start + len(data)]
             copy_bytes(place, data)
         return start
@@ -108,7 +108,7 @@ class SavedTensors:
         if isinstance(saved, torch.Tensor):
             return saved
         assert self._arena is not None
-        with uncounted():
+        with uncounted(self._arena):
             return saved.view(self._arena, self._weights if saved.in_weights else self._block)
 
 
@@ -172,5 +172,5 @@ def _span(tensor: torch.Tensor) -> torch.Tensor:
 
 def _bytes(tensor: torch.Tensor, start: int, num_elements: int) -> torch.Tensor:
     """Return so many elements of a tensor's storage as uint8."""
-    with uncounted():
+    with uncounted(tensor):
         return tensor.detach().as_strided((num_elements,), (1,), start).view(torch.uint8)

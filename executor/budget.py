@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from executor.errors import BudgetExceeded
 
-# A context for work that makes no memory, only views of what is there: the mode costs microseconds an operator.
-uncounted = torch._C._DisableTorchDispatch
+_PLAIN = (torch.Tensor, nn.Parameter)
+
+
+def uncounted(tensor: torch.Tensor) -> AbstractContextManager[object]:
+    """Return a context in which views are made of a tensor, past the mode, which costs microseconds an operator.
+
+    A tensor without data is none without its mode.
+    """
+    made: AbstractContextManager[object] = torch._C._DisableTorchDispatch() if type(tensor) in _PLAIN else nullcontext()
+    return made
 
 
 class BudgetTracker(TorchDispatchMode):

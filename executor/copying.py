@@ -18,7 +18,7 @@ def copy_bytes(target: torch.Tensor, source: torch.Tensor) -> None:
     whole = 0
     if not (target.storage_offset() % _WORD_BYTES or source.storage_offset() % _WORD_BYTES):
         whole = len(target) // _WORD_BYTES * _WORD_BYTES
-        with uncounted():
+        with uncounted(target):
             to, words = target[:whole].view(torch.int64), source[:whole].view(torch.int64)
         to.copy_(words)
     if whole < len(target):

@@ -10,15 +10,14 @@ from multiprocessing.connection import Connection
 from selectors import EVENT_READ, BaseSelector
 
 from executor.accounts import Accounts
-from executor.messages import Done, Fetch, Order, Save
+from executor.messages import Done, Fetch, Order, Restore, Save
 from executor.regions import Regions
 from executor.stage import Stage
 from executor.stories import end_of
 from hydrasim.command import Command, Kind
-from hydrasim.dataflow import state_keys
 from hydrasim.workload import TrainingJob
 
-_OF_LOADERS = (Kind.FETCH, Kind.SAVE)
+_OF_LOADERS = (Kind.FETCH, Kind.SAVE, Kind.RESTORE)
 
 
 class HostLanes:
@@ -38,13 +37,12 @@ class HostLanes:
         self._stage, self._sources, self._regions = stage, sources, regions
         self._accounts, self._running = accounts, running
         self._loaders: dict[str, Connection] = {}
-        self._jobs: dict[str, TrainingJob] = {}
         self._held: list[tuple[Command, Order | None]] = []  # updates with their orders
         self._updates: dict[int, Order] = {}  # that were handed on, by number
 
     def know(self, job: TrainingJob, loader: Connection) -> None:
         """Listen to a job's loader, and to the process that updates if that is new."""
-        self._jobs[job.name], self._loaders[job.name] = job, loader
+        self._loaders[job.name] = loader
         self._sources.register(loader, EVENT_READ, job.name)
         updater = self._stage.pool.updater
         if updater is not None and updater.connection not in self._sources.get_map():
@@ -85,8 +83,8 @@ class HostLanes:
                 self._held.append((command, order))
             elif order is None and command.unit.job not in self._loaders:
                 continue  # of a job that was set aside just now
-            elif command.kind is Kind.RESTORE:
-                done.append(self._restore(command))
+            elif command.kind is Kind.RESTORE and not command.unit.minibatch:
+                done.append(self._begin_again(command))
             else:
                 self._hand_on(command, order)
         return done
@@ -117,6 +115,8 @@ class HostLanes:
         job, pool = command.unit.job, self._stage.pool
         try:
             if order is None:
+                if command.kind is Kind.RESTORE:
+                    self._listen_to(job, self._stage.reload)
                 self._loaders[job].send(self._request(command))
             else:
                 assert pool.updater is not None
@@ -130,18 +130,20 @@ class HostLanes:
     def _still_updating(self) -> dict[int, Order]:
         return {number: order for number, order in self._updates.items() if number in self._running}
 
-    def _request(self, command: Command) -> Fetch | Save:
+    def _request(self, command: Command) -> Fetch | Save | Restore:
         job, minibatch = command.unit.job, command.unit.minibatch
         if command.kind is Kind.FETCH:
             return Fetch(command.number, minibatch)
-        regions = tuple(self._stage.store.location[key] for key in state_keys(self._jobs[job]))
+        regions = self._stage.regions_of(job)
+        if command.kind is Kind.RESTORE:
+            return Restore(command.number, minibatch, regions)
         losses, metrics = self._accounts.before(job, minibatch + 1)
         return Save(command.number, minibatch, regions, losses, metrics, self._stage.is_stopped(job))
 
-    def _restore(self, command: Command) -> Done:
-        """Have a job begin again, or go on from its last checkpoint, with a loader that does."""
+    def _begin_again(self, command: Command) -> Done:
+        """Have a job be as before its first step, with a loader that begins."""
         started_s = time.monotonic()
-        self._listen_to(command.unit.job, lambda job: self._stage.restart(job, command.unit.minibatch))
+        self._listen_to(command.unit.job, self._stage.restart)
         return Done(command.number, started_s, time.monotonic())
 
     def _listen_to(self, job: str, renew: Callable[[str], Connection]) -> None:

@@ -1,4 +1,4 @@
-"""Loader processes: one a job, forked from a host that has imported torch once; they save checkpoints, too.
+"""Loader processes: one a job, forked from a host that has imported torch once; they save and read checkpoints, too.
 
 A loader draws from the same random stream as its model, so it takes that stream over after the last
 forward of a mini-batch and hands it on with the next one.
@@ -23,10 +23,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from executor import randomness
+from executor.checkpoint import Checkpoint, path_of
 from executor.host_store import HEADER_BYTES, StoreView
-from executor.messages import Broken, Done, Fetch, LoaderSetup, Save
+from executor.messages import Broken, Done, Fetch, LoaderSetup, Restore, Save
 from executor.process import die_with_parent, ending_with_parent, receive_fd
-from executor.saving import save
+from executor.saving import restore, save
 from executor.tensors import spec_of, write_tree
 from hydrasim.dataflow import BlockKey, aligned
 from hydrasim.errors import told
@@ -161,13 +162,17 @@ def serve(connection: Connection, setup: LoaderSetup, store: StoreView) -> None:
         loader = Loader(setup, store)
         connection.send("ready")
         while True:
-            request: Fetch | Save = connection.recv()
+            request: Fetch | Save | Restore = connection.recv()
             number, what = request.number, type(request).__name__.lower()
             started = time.monotonic()
             if isinstance(request, Fetch):
                 loader.fetch(request.minibatch)
-            else:
+            elif isinstance(request, Save):
                 save(setup, request, store)
+            else:
+                assert setup.saving is not None
+                found = Checkpoint.open(path_of(setup.saving.folder, request.minibatch))
+                restore(found, setup, request.regions, store)
             connection.send([Done(number, started, time.monotonic())])
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the run is over

@@ -130,6 +130,15 @@ class Save:
 
 
 @dataclass(frozen=True)
+class Restore:
+    """A loader is to have its job's state be that of its checkpoint at a mini-batch; it has fetched nothing yet."""
+
+    number: int
+    minibatch: int
+    regions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Order:
     """A command as a worker gets it. region: where state lies, or is to go, in the host store.
 

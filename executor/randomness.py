@@ -67,6 +67,8 @@ def state_of(tensors: Mapping[str, torch.Tensor]) -> bytes:
     Raises:
         LookupError, ValueError, TypeError, RuntimeError: they are of no state.
     """
+    if large := [name for name, tensor in tensors.items() if tensor.numel() > MAX_BYTES]:
+        raise ValueError(f"{large[0]} is too large for a random state.")
     version, *python = tensors["python"].tolist()
     gauss = tensors["python.gauss"].tolist()
     *words, place, has_gauss = tensors["numpy"].tolist()

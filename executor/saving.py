@@ -18,11 +18,10 @@ from executor.checkpoint import Checkpoint, Checkpoints, Facts, checkpoints_in, 
 from executor.errors import CheckpointError, JobError
 from executor.layout import ShardLayout, buffers_of, parameters_of
 from executor.scaling import Scale
-from hydrasim.dataflow import BlockKey
 from hydrasim.errors import told
 
 if TYPE_CHECKING:
-    from executor.host_store import HostStore, StoreView
+    from executor.host_store import StoreView
     from executor.messages import LoaderSetup, Save
     from executor.partition import Partition
     from executor.prepare import Prepared
@@ -128,32 +127,21 @@ def save(setup: LoaderSetup, request: Save, store: StoreView) -> None:
         writer.finish(facts, progress)
 
 
-def restore(checkpoint: Checkpoint, part: Partition, job: TrainingJob, store: HostStore) -> None:
-    """Have a job's state in host memory be that of a checkpoint.
+def restore(checkpoint: Checkpoint, setup: LoaderSetup, regions: Sequence[int], store: StoreView) -> None:
+    """Have a job's state in host memory be that of a checkpoint. regions: where the state of each shard lies.
 
     Raises:
         CheckpointError: it is of another job, or damaged.
     """
+    assert setup.saving is not None
     try:
-        check(checkpoint, part, job)
-        for index, shard in enumerate(_shards(part)):
-            block = store.block(BlockKey("w", job.name, index, -1))
-            for name, tensor in shard.weights(block).items():
-                tensor.copy_(checkpoint.weights.read(name))
-            if not shard.layout.state:
-                continue
-            flags = shard.layout.flags(block)
-            flags.zero_()
-            for entry in shard.layout.state:
-                name = f"{shard.parameters[entry.parameter]}.{entry.key}"
-                if name in checkpoint.optimizer.files:
-                    entry.slot.view(block).copy_(checkpoint.optimizer.read(name))
-                    flags[entry.parameter] = 1
-        _restore_progress(checkpoint, job, store)
+        for shard, region in zip(setup.saving.shards, regions, strict=True):
+            _restore_shard(checkpoint, shard, store.tensor(region, shard.layout.block_bytes))
+        _restore_progress(checkpoint, setup, store)
     except CheckpointError:
         raise
     except (JobError, LookupError, ValueError, TypeError, RuntimeError) as reason:
-        raise CheckpointError(f"job {job.name!r} cannot go on from {checkpoint.path}: {told(reason)}") from None
+        raise CheckpointError(f"job {setup.job!r} cannot go on from {checkpoint.path}: {told(reason)}") from None
 
 
 def check(checkpoint: Checkpoint, part: Partition, job: TrainingJob) -> None:
@@ -176,19 +164,33 @@ def check(checkpoint: Checkpoint, part: Partition, job: TrainingJob) -> None:
     checkpoint.weights.check(part.job.named_parameters)
 
 
-def _restore_progress(checkpoint: Checkpoint, job: TrainingJob, store: HostStore) -> None:
+def _restore_shard(checkpoint: Checkpoint, shard: SavedShard, block: torch.Tensor) -> None:
+    for name, tensor in shard.weights(block).items():
+        tensor.copy_(checkpoint.weights.read(name))
+    if not shard.layout.state:
+        return
+    flags = shard.layout.flags(block)
+    flags.zero_()
+    for entry in shard.layout.state:
+        name = f"{shard.parameters[entry.parameter]}.{entry.key}"
+        if name in checkpoint.optimizer.files:
+            entry.slot.view(block).copy_(checkpoint.optimizer.read(name))
+            flags[entry.parameter] = 1
+
+
+def _restore_progress(checkpoint: Checkpoint, setup: LoaderSetup, store: StoreView) -> None:
     """Put into host memory what the next units and the loader go on from, beside the state."""
     progress, following = checkpoint.progress, checkpoint.facts.minibatch
-    store.write_random(job.name, len(job.shards), following - 1, _unnamed("step", progress))
+    store.write_random(setup.job, setup.num_slots - 1, following - 1, _unnamed("step", progress))
     for evaluates, which in _LOADERS.items():
         begun = progress.get(f"{which}.begun")
         if begun is not None:
             record = (int(begun.item()), _unnamed(f"{which}.epoch", progress), _orders(f"{which}.epoch", progress))
-            store.write_loader(job.name, "epoch", evaluates, pickle.dumps(record))
+            store.write_loader(setup.job, "epoch", evaluates, pickle.dumps(record))
         orders = _orders(which, progress)
-        store.write_loader(job.name, "orders", evaluates, pickle.dumps(orders) if orders else b"")
+        store.write_loader(setup.job, "orders", evaluates, pickle.dumps(orders) if orders else b"")
     if checkpoint.facts.scale is not None:
-        store.write_scale(job.name, job.schedule.step_of(following), Scale(*checkpoint.facts.scale))
+        store.write_scale(setup.job, setup.schedule.step_of(following), Scale(*checkpoint.facts.scale))
 
 
 def _place(job: str, following: int, store: StoreView) -> dict[str, torch.Tensor]:

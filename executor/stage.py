@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Container, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -16,7 +17,7 @@ import cloudpickle
 
 from executor.checkpoint import Checkpoint, Checkpoints, path_of
 from executor.devices import CudaDevice
-from executor.errors import JobError
+from executor.errors import CheckpointError, JobError
 from executor.host_store import HostStore
 from executor.job import TorchJob
 from executor.layout import parameters_of
@@ -31,7 +32,7 @@ from executor.replacement import Replacement
 from executor.saving import restore, saving_setup
 from executor.step import rates_of
 from hydrasim.capacity import check_fits
-from hydrasim.dataflow import aligned
+from hydrasim.dataflow import aligned, state_keys
 from hydrasim.errors import ShardTooLarge, told
 from hydrasim.orchestrator import Orchestrator
 from hydrasim.workload import TrainingJob
@@ -85,10 +86,10 @@ class Stage:
             ExecutionError, JobError: one could not be.
         """
         jobs = self._prepared.workload.by_name
-        for name, checkpoint in self.begun.items():
-            restore(checkpoint, self.parts[name], jobs[name], self.store)
         self._setups = [job_setup(part, jobs[name]) for name, part in self.parts.items()]
         self._loaders = {name: self._loader_setup(part, jobs[name]) for name, part in self.parts.items()}
+        for name, checkpoint in self.begun.items():
+            restore(checkpoint, self._loaders[name], self.regions_of(name), self.store)
         self.pool.open([self._setup(index) for index in range(len(self._arenas))], self.store.fd)
         if any(job.host_updates for job in self._setups):
             self._open_updater()
@@ -112,20 +113,14 @@ class Stage:
             child.connection.send(addition)
         return child
 
-    def restart(self, job: str, minibatch: int) -> Connection:
-        """Have a job go on at a mini-batch, from its checkpoint or anew; return the connection of its new loader.
-
-        Raises:
-            CheckpointError: the checkpoint is gone, or damaged. ExecutionError: no loader could be set up.
-        """
-        part = self.parts[job]
-        if minibatch:
-            assert self._checkpoints is not None
-            found = Checkpoint.open(path_of(self._checkpoints.of(job), minibatch))
-            restore(found, part, self._progress[job].job, self.store)
-        else:
-            self.store.write_initial(part)
+    def restart(self, job: str) -> Connection:
+        """Have a job's state be as before its first step, and its loader begin anew; return the loader's connection."""
+        self.store.write_initial(self.parts[job])
         return self.reload(job)
+
+    def regions_of(self, job: str) -> tuple[int, ...]:
+        """Return where the state of each of a job's shards lies."""
+        return tuple(self.store.location[key] for key in state_keys(self._progress[job].job))
 
     @property
     def saves(self) -> bool:
@@ -137,13 +132,14 @@ class Stage:
         return self.parts[job].job.step_options.scaling is not None
 
     def whole(self, failed: Container[str]) -> list[Partition]:
-        """Return jobs whose state in host memory is of one moment: of failed ones, at their last checkpoint, if any."""
+        """Return jobs whose state in host memory is of one moment: that of failed ones is their last checkpoint's."""
         parts = [part for name, part in self.parts.items() if name not in failed]
         for name, part in self.parts.items():
             if name in failed and self._progress[name].saved and self._checkpoints is not None:
-                found = Checkpoint.open(path_of(self._checkpoints.of(name), self._progress[name].saved))
-                restore(found, part, self._progress[name].job, self.store)
-                parts.append(part)
+                with suppress(CheckpointError):
+                    found = Checkpoint.open(path_of(self._checkpoints.of(name), self._progress[name].saved))
+                    restore(found, self._loaders[name], self.regions_of(name), self.store)
+                    parts.append(part)
         return parts
 
     def is_stopped(self, job: str) -> bool:

@@ -8,9 +8,16 @@ from executor.errors import ExecutionError
 from executor.host_store import DEVICE_LANES, StoreView
 from executor.messages import Broken
 from executor.pool import UPDATER, DevicePool
-from hydrasim.command import Command
+from hydrasim.command import Command, Kind
 
 Process = int | str | None  # a device's worker, a job's loader, or the updater
+
+
+_WHEN = {
+    Kind.FETCH: "while a mini-batch was awaited",
+    Kind.SAVE: "while it saved a checkpoint",
+    Kind.RESTORE: "while it read a checkpoint",
+}
 
 
 def failure_of(process: Process, message: Broken, command: Command | None) -> ExecutionError:
@@ -38,7 +45,7 @@ def doing_of(device: int, store: StoreView, running: Mapping[int, Command]) -> C
 def end_of(process: Process, pool: DevicePool, doing: Command | None) -> ExecutionError:
     """Say that a process ended, how, and what it was doing."""
     if isinstance(process, str):
-        when = "while idle" if doing is None else "while a mini-batch was awaited"
+        when = "while idle" if doing is None else _WHEN[doing.kind]
         return ExecutionError(f"{named(process)} process ended {when}.")
     if process is None:
         assert pool.updater is not None

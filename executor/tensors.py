@@ -28,7 +28,7 @@ class Slot:
 
         Else a copy to anywhere in the buffer would count as a change of what a graph saved.
         """
-        with uncounted():
+        with uncounted(buffer):
             flat = buffer[self.offset : self.offset + self.nbytes].view(self.dtype)
             return flat.as_strided(self.shape, self.stride).data
 

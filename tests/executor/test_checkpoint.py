@@ -164,3 +164,9 @@ def test_random_states_of_others_are_refused(name):
     tensors[name] = tensors[name][:-3]
     with pytest.raises((ValueError, RuntimeError, TypeError, LookupError)):
         state_of(tensors)
+
+
+def test_a_random_state_that_would_fill_the_memory_is_refused():
+    tensors = tensors_of(save()) | {"python": torch.zeros(1, dtype=torch.int64).expand(1 << 40)}
+    with pytest.raises(ValueError, match="python is too large for a random state"):
+        state_of(tensors)

@@ -183,6 +183,27 @@ def test_a_job_whose_device_is_lost_goes_on_from_its_checkpoint(tmp_path):
     assert differences(job, result, answer) == []
 
 
+def test_a_job_whose_checkpoint_is_damaged_when_it_is_to_go_back_there_is_set_aside(tmp_path):
+    """Its device is lost with its newest state, and somebody has meddled with what was saved."""
+    before = [parameter.clone() for parameter in small_job("A", 12).module.parameters()]
+    job, other = small_job("A", 12), small_job("B", 12)
+    answer = expected(other)
+    with DevicePool(ROOMY[:1]) as pool:
+
+        def note(event) -> None:
+            ended = isinstance(event, Finished) and event.command.kind is Kind.COMPUTE
+            if ended and str(event.command.unit) == "A/B0#7" and not pool.workers[0].has_ended:
+                (tmp_path / "A" / "00000006" / "model-00001-of-00002.safetensors").write_bytes(b"no")
+                pool.workers[0].end()
+
+        prepared = prepare([job, other], ROOMY[:1])
+        result = train(prepared, pool=pool, on_event=note, checkpoints=Checkpoints(tmp_path, every=3))
+    assert result.jobs["A"].status == "failed"
+    assert "model-00001-of-00002.safetensors is not as it was written" in result.jobs["A"].error
+    assert all(torch.equal(a, b) for a, b in zip(before, job.module.parameters(), strict=True))
+    assert differences(other, result, answer) == []
+
+
 def test_a_loader_that_is_killed_before_a_save_saves_when_it_is_back(tmp_path, pool):
     kills = 0
 
