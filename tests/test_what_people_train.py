@@ -156,7 +156,7 @@ def test_changing_shapes_where_the_largest_is_first_or_given(pool):
 
 def test_a_batch_larger_than_the_first_says_what_to_do():
     with pytest.raises(ExecutionError, match="give the largest as `largest_batch`"):
-        train([masked_job("A", [(4, 3), (4, 9)])], [CpuDevice(400_000)])
+        train([masked_job("A", [(4, 3), (4, 9)])], [CpuDevice(400_000)], strict=True)
 
 
 def test_jobs_may_share_one_dataset(pool):

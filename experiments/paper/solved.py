@@ -19,7 +19,7 @@ from hydrasim.files import workload_fields
 from hydrasim.mechanism import Mechanism
 from hydrasim.workload import Workload
 
-_LATER = {"restart_s": 0.0, "recoverable": False}
+_LATER = {"restart_s": 0.0, "recoverable": False, "checkpoint_every": None}
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
 Answer = dict[str, Any]  # JSON values

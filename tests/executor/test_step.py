@@ -78,7 +78,7 @@ def test_a_buffer_that_only_sometimes_changes_is_told():
 
     job = small_job(model=nn.Sequential(Counting(), nn.Linear(4, 2)), steps=4)
     with pytest.raises(Exception, match="a forward changed a buffer, unlike in the pilot"):
-        train([job], [CpuDevice(1 << 20)])
+        train([job], [CpuDevice(1 << 20)], strict=True)
 
 
 def test_clipping_by_the_norm_takes_update_units_after_the_last_backward(pool):

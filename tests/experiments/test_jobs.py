@@ -88,9 +88,11 @@ def test_a_loss_that_is_no_number_is_null_in_json(tmp_path):
     (tmp_path / "my_jobs_there.py").write_text(Path(jobs.__file__).read_text())
     arguments = ["execute", f"{tmp_path / 'my_jobs_there.py'}:bad_nan_loss", "--memory", "200KB", "--devices", "1"]
     result = CliRunner().invoke(app, [*arguments, "--json"])
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 1, result.output
     assert "null" in result.stdout
-    json.loads(result.stdout, parse_constant=pytest.fail)
+    [job] = json.loads(result.stdout, parse_constant=pytest.fail)["jobs"].values()
+    assert job["status"] == "failed"
+    assert "is nan" in job["error"]
 
 
 def test_every_bad_job_is_known_by_name():
