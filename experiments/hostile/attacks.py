@@ -32,7 +32,7 @@ OUTPUTS = {
     "weights/A.safetensors": lambda path: safetensors.safe_open(path, "pt").keys(),
     "weights/B.safetensors": lambda path: safetensors.safe_open(path, "pt").keys(),
 }
-_ALLOWED_JOBS = ("nan_loss",)  # a loss that is no number is the user's affair, for now
+_ALLOWED_JOBS = ("negative_seed",)  # generators take it
 _ALLOWED_POLICIES = ("NoneAtTimes", "Twice")  # which may choose well
 
 
@@ -167,7 +167,7 @@ def _jobs(folder: Path, rng: Random) -> Attack:
 
     name = rng.choice(sorted(BAD))
     command = ("execute", f"my_jobs.py:bad_{name}", *TRAIN, "-o", "out.jsonl", "--json")
-    return Attack("bad jobs", command, (0,) if name in _ALLOWED_JOBS else (2,), OUTPUTS)
+    return Attack("bad jobs", command, (0,) if name in _ALLOWED_JOBS else (1, 2), OUTPUTS)
 
 
 _WRITERS = (
