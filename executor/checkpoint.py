@@ -25,14 +25,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from executor.errors import CheckpointError
-from executor.weights import Saved, Weights
+from executor.weights import Saved, Weights, index_of
 from hydrasim.disk import make_folder, read_text, write_text
 from hydrasim.errors import HydraError
+from hydrasim.files import parse_json
+from hydrasim.schemas import Strict, Whole
 
 Status = Literal["running", "stopped"]
 OPTIMIZER = "optimizer"
@@ -40,7 +42,6 @@ _NAME = re.compile(r"[0-9]{8,18}")
 _FACTS, _PROGRESS = "checkpoint.json", "progress.safetensors"
 _MOST_BYTES = 1 << 30  # of losses, metrics and random states
 _PIECE_BYTES = 1 << 20
-_Whole = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 @dataclass(frozen=True)
@@ -88,29 +89,25 @@ class Checkpoints:
         return None
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class FileFacts(_Strict):
+class FileFacts(Strict):
     """A file of a checkpoint."""
 
-    nbytes: _Whole
+    nbytes: Whole
     crc32: Annotated[int, Field(ge=0, lt=1 << 32)]
 
 
-class Facts(_Strict):
+class Facts(Strict):
     """What a checkpoint is of. minibatch: at which its job goes on; the others say what must not change until then."""
 
     version: Literal[1] = 1
-    minibatch: _Whole
+    minibatch: Whole
     status: Status
     optimizer: str
-    minibatches: _Whole
-    evaluation_minibatches: _Whole
-    accumulate: _Whole
-    scale: tuple[float, _Whole, bool] | None = None
-    files: dict[str, FileFacts] = {}
+    minibatches: Whole
+    evaluation_minibatches: Whole
+    accumulate: Whole
+    scale: tuple[float, Whole, bool] | None = None
+    files: dict[str, FileFacts] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,11 +124,7 @@ class Checkpoint:
         Raises:
             CheckpointError: one is not.
         """
-        try:
-            facts = Facts.model_validate_json(read_text(path / _FACTS, CheckpointError))
-        except ValidationError as reason:
-            found = reason.errors()[0]
-            raise CheckpointError(f"{path / _FACTS}: {'.'.join(map(str, found['loc']))}: {found['msg']}.") from None
+        facts = parse_json(read_text(path / _FACTS, CheckpointError), Facts, CheckpointError, str(path / _FACTS))
         if path_of(path.parent, facts.minibatch) != path:
             raise CheckpointError(f"{path / _FACTS} is of mini-batch {facts.minibatch}, which its folder is not.")
         for name, expected in facts.files.items():
@@ -147,7 +140,7 @@ class Checkpoint:
     @cached_property
     def optimizer(self) -> Weights:
         """The optimizer's state, by parameter and what it is."""
-        return Weights(self.path / f"{OPTIMIZER}.safetensors.index.json")
+        return Weights(self.path / index_of(OPTIMIZER))
 
     @cached_property
     def progress(self) -> dict[str, torch.Tensor]:

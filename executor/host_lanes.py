@@ -98,9 +98,8 @@ class HostLanes:
     def update_again(self, updater: Connection) -> None:
         """Have another process take the steps that one had not when it ended; each makes a new state of an old one."""
         self._sources.register(updater, EVENT_READ, None)
-        self._updates = self._still_updating()
         with suppress(OSError):  # it has ended again, which will be read
-            for order in self._updates.values():
+            for order in self._still_updating().values():
                 updater.send(order)
 
     def replace_loader(self, job: str) -> None:

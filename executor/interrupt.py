@@ -45,16 +45,6 @@ class Interrupt:
             self._writer.close()
             self.reader.close()
 
-    def checked(self, result: RunResult) -> RunResult:
-        """Return what a run came to.
-
-        Raises:
-            Suspended: Ctrl-C ended it.
-        """
-        if self.happened:
-            raise Suspended(result)
-        return result
-
     def _note(self, number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self.happened = True

@@ -16,7 +16,7 @@ import torch
 from executor import randomness
 from executor.checkpoint import Checkpoint, Checkpoints, Facts, checkpoints_in, restate, writing
 from executor.errors import CheckpointError, JobError
-from executor.layout import ShardLayout, buffers_of, parameters_of
+from executor.layout import ShardLayout, StateSlot, buffers_of, parameters_of
 from executor.scaling import Scale
 from hydrasim.errors import told
 
@@ -48,11 +48,12 @@ class SavedShard:
     def state(self, block: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the optimizer's state, as far as it has any yet."""
         made = self.layout.flags(block).tolist() if self.layout.state else ()
-        return {
-            f"{self.parameters[entry.parameter]}.{entry.key}": entry.slot.view(block)
-            for entry in self.layout.state
-            if made[entry.parameter]
-        }
+        return {name: entry.slot.view(block) for name, entry in self.named_state.items() if made[entry.parameter]}
+
+    @property
+    def named_state(self) -> dict[str, StateSlot]:
+        """Where the optimizer's state lies, by name."""
+        return {f"{self.parameters[entry.parameter]}.{entry.key}": entry for entry in self.layout.state}
 
 
 @dataclass(frozen=True)
@@ -171,8 +172,7 @@ def _restore_shard(checkpoint: Checkpoint, shard: SavedShard, block: torch.Tenso
         return
     flags = shard.layout.flags(block)
     flags.zero_()
-    for entry in shard.layout.state:
-        name = f"{shard.parameters[entry.parameter]}.{entry.key}"
+    for name, entry in shard.named_state.items():
         if name in checkpoint.optimizer.files:
             entry.slot.view(block).copy_(checkpoint.optimizer.read(name))
             flags[entry.parameter] = 1
@@ -183,10 +183,11 @@ def _restore_progress(checkpoint: Checkpoint, setup: LoaderSetup, store: StoreVi
     progress, following = checkpoint.progress, checkpoint.facts.minibatch
     store.write_random(setup.job, setup.num_slots - 1, following - 1, _unnamed("step", progress))
     for evaluates, which in _LOADERS.items():
-        begun = progress.get(f"{which}.begun")
-        if begun is not None:
-            record = (int(begun.item()), _unnamed(f"{which}.epoch", progress), _orders(f"{which}.epoch", progress))
-            store.write_loader(setup.job, "epoch", evaluates, pickle.dumps(record))
+        record = b""  # of none that goes on; one that was begun since does not count either
+        if (begun := progress.get(f"{which}.begun")) is not None:
+            epoch = f"{which}.epoch"
+            record = pickle.dumps((int(begun.item()), _unnamed(epoch, progress), _orders(epoch, progress)))
+        store.write_loader(setup.job, "epoch", evaluates, record)
         orders = _orders(which, progress)
         store.write_loader(setup.job, "orders", evaluates, pickle.dumps(orders) if orders else b"")
     if checkpoint.facts.scale is not None:

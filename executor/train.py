@@ -18,7 +18,7 @@ from executor.control import Control
 from executor.devices import Device
 from executor.errors import ExecutionError
 from executor.host_store import HostStore
-from executor.interrupt import Interrupt
+from executor.interrupt import Interrupt, Suspended
 from executor.job import TorchJob
 from executor.layout import buffers_of, parameters_of
 from executor.messages import Used
@@ -165,7 +165,9 @@ def _prepared(jobs: Sequence[TorchJob] | Prepared, devices: Sequence[Device], me
 
 
 def _checked(result: RunResult, backend: TorchBackend) -> RunResult:
-    return result if backend.interrupt is None else backend.interrupt.checked(result)
+    if backend.interrupt is not None and backend.interrupt.happened:
+        raise Suspended(result)
+    return result
 
 
 def _header(prepared: Prepared, plan: Plan | None, seed: int) -> dict[str, Any]:

@@ -22,10 +22,17 @@ from torch import nn
 from executor.errors import JobError
 from hydrasim.disk import make_folder, read_text, replacing, write_text
 
-_MODEL, _INDEX = "model", ".safetensors.index.json"  # as Hugging Face names them
-INDEX = f"{_MODEL}{_INDEX}"
+_MODEL = "model"  # as Hugging Face names it
 _WHOLE = f"{_MODEL}.safetensors"
 _SOME = 3  # names told of
+
+
+def index_of(what: str) -> str:
+    """Return the name of the file that says in which file each tensor lies, as Hugging Face names it."""
+    return f"{what}.safetensors.index.json"
+
+
+INDEX = index_of(_MODEL)
 
 
 @contextmanager
@@ -149,7 +156,7 @@ class Saved:
     def close(self) -> None:
         """Write the index, by which it is found."""
         index = {"metadata": {"total_size": self._num_bytes}, "weight_map": self._map}
-        write_text(self._folder / f"{self._what}{_INDEX}", json.dumps(index, indent=1) + "\n")
+        write_text(self._folder / index_of(self._what), json.dumps(index, indent=1) + "\n")
 
 
 def _check_like(file: safe_open, name: str, parameter: nn.Parameter, path: Path) -> None:

@@ -58,9 +58,9 @@ class Variant:
         """Follow the plan for real; return the makespan in seconds. Weights stay as they are."""
         from executor import train
 
-        options = {"mechanism": self.mechanism, "pool": pool, "update_models": False, "strict": True}
-        run = train(self.prepared, plan=plan, **options)  # type: ignore[arg-type]
-        return run.makespan_s
+        return train(
+            self.prepared, plan=plan, mechanism=self.mechanism, pool=pool, update_models=False, strict=True
+        ).makespan_s
 
 
 def transformers(num_jobs: int, *, width: int = 256, depth: int = 6, minibatches: int = 4) -> list[TorchJob]:

@@ -39,15 +39,16 @@ Model = TypeVar("Model", bound=BaseModel)
 
 def parse_line(path: Path, number: int, line: str, model: type[Model], error: type[HydraError]) -> Model:
     """Check one line of JSON."""
-    return _parse_json(line, model, error, f"{path}, line {number}")
+    return parse_json(line, model, error, f"{path}, line {number}")
 
 
 def read_json(path: Path, model: type[Model], error: type[HydraError]) -> Model:
     """Read and check a JSON file."""
-    return _parse_json(read_text(path, error), model, error, str(path))
+    return parse_json(read_text(path, error), model, error, str(path))
 
 
-def _parse_json(text: str, model: type[Model], error: type[HydraError], where: str) -> Model:
+def parse_json(text: str, model: type[Model], error: type[HydraError], where: str) -> Model:
+    """Check a JSON text against a model, or raise `error` with what is wrong with it. where: it comes from."""
     try:
         checked = model.model_validate_json(text)
     except ValidationError as reason:

@@ -28,11 +28,13 @@ def _check_unit(text: str) -> str:
 UnitText = Annotated[str, AfterValidator(_check_unit)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Has no fields but those that it names."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ShardFile(_Strict):
+class ShardFile(Strict):
     """A shard as a file states it; see `hydrasim.workload.Shard` for the meaning of each field."""
 
     forward_s: Seconds
@@ -48,7 +50,7 @@ class ShardFile(_Strict):
     evaluate_s: Seconds = 0.0
 
 
-class JobFile(_Strict):
+class JobFile(Strict):
     """A job as a file states it; `repeat` writes its shard list that many times over."""
 
     name: str
@@ -72,14 +74,14 @@ class JobFile(_Strict):
     ends_after: Count | None = None
 
 
-class WorkloadFile(_Strict):
+class WorkloadFile(Strict):
     """The jobs of one run."""
 
     version: Literal[1] = 1
     jobs: list[JobFile] = Field(min_length=1)
 
 
-class LinkFile(_Strict):
+class LinkFile(Strict):
     """One direction between host and device; without a bandwidth it is free."""
 
     bytes_per_s: Rate = math.inf
@@ -88,7 +90,7 @@ class LinkFile(_Strict):
     shared: str = ""
 
 
-class BusFile(_Strict):
+class BusFile(Strict):
     """What several links run over; links name it as `shared`."""
 
     name: str
@@ -96,14 +98,14 @@ class BusFile(_Strict):
     duplex: Literal["full", "half"] = "full"
 
 
-class DiskFile(_Strict):
+class DiskFile(Strict):
     """The tier below host memory."""
 
     read: LinkFile = LinkFile()
     write: LinkFile = LinkFile()
 
 
-class DeviceFile(_Strict):
+class DeviceFile(Strict):
     """`count` equal devices."""
 
     memory_bytes: Count
@@ -117,7 +119,7 @@ class DeviceFile(_Strict):
     on_host: bool = False
 
 
-class ClusterFile(_Strict):
+class ClusterFile(Strict):
     """The devices of one host."""
 
     version: Literal[1] = 1
@@ -134,7 +136,7 @@ class ClusterFile(_Strict):
     core_copy_bytes_per_s: Rate = math.inf
 
 
-class StepFile(_Strict):
+class StepFile(Strict):
     """One unit of a plan."""
 
     unit: UnitText
@@ -143,7 +145,7 @@ class StepFile(_Strict):
     evict: list[str] = []
 
 
-class PlanFile(_Strict):
+class PlanFile(Strict):
     """A plan; the digests name what it was made for."""
 
     version: Literal[1]
@@ -166,7 +168,7 @@ class TimelineHeader(BaseModel):
     planned_by: str = ""
 
 
-class SpanFile(_Strict):
+class SpanFile(Strict):
     """One line of a timeline."""
 
     number: Whole
@@ -186,7 +188,7 @@ class SpanFile(_Strict):
     peer: int = Field(default=-1, ge=-1, lt=MAX_COPIES)
 
 
-class MeasurementFile(_Strict):
+class MeasurementFile(Strict):
     """Repeated measurements of one thing."""
 
     mean_s: Seconds
@@ -209,7 +211,7 @@ class CopyFile(MeasurementFile):
     nbytes: Whole
 
 
-class KindFile(_Strict):
+class KindFile(Strict):
     """What was measured on one kind of device."""
 
     units: list[UnitFile]
@@ -217,7 +219,7 @@ class KindFile(_Strict):
     copies: dict[Literal["h2d", "d2h"], list[CopyFile]]
 
 
-class ProfileFile(_Strict):
+class ProfileFile(Strict):
     """A profile, with the workload and cluster that were measured."""
 
     version: Literal[1]

@@ -373,3 +373,26 @@ OTHERS = {
 def test_checkpoints_of_another_job_are_refused(message, fields, trained):
     with pytest.raises((CheckpointError, ValueError), match=message):
         train([small_job("A", 4, **fields)], ROOMY, checkpoints=trained, resume=True)
+
+
+def test_a_job_goes_back_to_the_end_of_an_epoch_with_the_orders_that_follow(tmp_path):
+    """The epoch begun since is none of its; a generator of its own draws the next one's order again."""
+    restored: list[int] = []
+    with DevicePool(ROOMY[:1]) as pool:
+
+        def note(event) -> None:
+            if not isinstance(event, Finished):
+                return
+            if event.command.kind is Kind.RESTORE:
+                restored.append(event.command.unit.minibatch)
+            if event.command.kind is Kind.COMPUTE and str(event.command.unit) == "A/B0#10" and not restored:
+                pool.workers[0].end()
+
+        data = torch.utils.data.TensorDataset(torch.arange(16.0).view(4, 4) / 9, torch.ones(4, 2))
+        generator = torch.Generator().manual_seed(9)
+        loader = torch.utils.data.DataLoader(data, batch_size=2, shuffle=True, generator=generator)
+        job = small_job("A", dataloader=loader, epochs=6)
+        answer = expected(job)
+        result = train(prepare([job], ROOMY[:1]), pool=pool, on_event=note, checkpoints=Checkpoints(tmp_path, every=4))
+    assert restored == [8]
+    assert differences(job, result, answer) == []
